@@ -1,0 +1,356 @@
+"""The figures of a study: one panel a figure, so that a page can lay panels out to its width.
+
+Text, faint text and rules are drawn in three fixed colours, which the page
+replaces by its own to follow light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from bench.records import Pass, Record, Stage
+from reports import formatting
+from reports.providers import appearance, label
+from reports.published import load_published
+from reports.study import BRANCHES, DIRECTION_NAMES, Study
+
+INK, FAINT, RULE = "#1b2127", "#5c6670", "#d3d9de"
+_PANEL_INCHES = (4.7, 3.3)
+_BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ssabench",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawn figure. `alternative` says in words what it shows."""
+
+    id: str
+    alternative: str
+    png: bytes
+    svg: str  # an <svg> element for HTML, without fixed text colours
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    """Panels under one caption."""
+
+    id: str
+    title: str
+    caption: str
+    panels: list[Panel]
+
+
+def study_figures(study: Study) -> list[FigureGroup]:
+    """Every figure of a study that has data, in the order of the page."""
+    groups = [
+        FigureGroup(
+            "time",
+            "Time against tokens",
+            "Median and the range from the 20th to the 80th percentile (band). Both axes are logarithmic.",
+            _panels(study, "time", _draw_time, study.directions),
+        ),
+        FigureGroup(
+            "speedup",
+            "Speedup against tokens",
+            _speedup_caption(study),
+            _panels(study, "speedup", _draw_speedup, study.directions) if study.baseline else [],
+        ),
+        FigureGroup(
+            "branches",
+            "Where SSA spends its time",
+            f"Shares of the sum of the branches of {label(study.subject or '')}, each timed alone; milliseconds in the "
+            "bars. At the right the sum, and the time of the whole operator beside it.",
+            _panels(study, "branches", _draw_branches, ("fwd", "bwd")),
+        ),
+        FigureGroup(
+            "memory",
+            "Peak memory against tokens",
+            "Device memory above what the inputs hold.",
+            _panels(study, "memory", _draw_memory, study.directions),
+        ),
+    ]
+    return [group for group in groups if group.panels]
+
+
+_Draw = Callable[[Axes, Study, Pass], bool]
+
+
+def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] | list[Pass]) -> list[Panel]:
+    panels = []
+    for direction in directions:
+        with matplotlib.rc_context(_STYLE):
+            figure = Figure(figsize=_PANEL_INCHES)
+            axes = figure.add_subplot()
+            if draw(axes, study, direction):
+                axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=24 if kind == "branches" else 8)
+                panel_id = f"{study.slug}-{kind}-{direction}"
+                alternative = f"{kind} by token count, {DIRECTION_NAMES[direction]}; the numbers are in the tables"
+                panels.append(Panel(panel_id, alternative, _png(figure), _svg(figure, panel_id)))
+    return panels
+
+
+def _draw_time(axes: Axes, study: Study, direction: Pass) -> bool:
+    curves = {provider: study.curve(provider, direction) for provider in study.providers}
+    if not any(curves.values()):
+        return False
+    for provider, curve in curves.items():
+        if curve:
+            tokens = [record.workload.tokens for record in curve]
+            summaries = [record.summary for record in curve if record.summary is not None]
+            low, high = [summary.p20 for summary in summaries], [summary.p80 for summary in summaries]
+            axes.fill_between(tokens, low, high, color=appearance(provider).color, alpha=0.2, linewidth=0)
+            _line(axes, provider, tokens, [summary.p50 for summary in summaries])
+    axes.set_ylabel("milliseconds")
+    _finish(axes, study)
+    return True
+
+
+def _draw_speedup(axes: Axes, study: Study, direction: Pass) -> bool:
+    baseline = study.baseline
+    points = {
+        provider: [
+            (tokens, speedup)
+            for tokens in study.tokens
+            if (speedup := study.speedup(provider, direction, tokens, baseline)) is not None
+        ]
+        for provider in study.providers
+        if provider != baseline
+    }
+    if not any(points.values()):
+        return False
+    axes.axhline(1.0, color=FAINT, linewidth=1.0)
+    for provider, pairs in points.items():
+        if pairs:
+            _line(axes, provider, [tokens for tokens, _ in pairs], [speedup for _, speedup in pairs])
+    published = load_published().speedups(direction) if study.has_flash_attention_2 else {}
+    if published:
+        axes.plot(
+            list(published),
+            list(published.values()),
+            color=INK,
+            marker="o",
+            markerfacecolor="none",
+            linestyle=(0, (1, 2)),
+            linewidth=1.0,
+            markersize=6,
+            label="paper",
+            gid="paper",
+        )
+    axes.set_ylabel(f"times the speed of {label(baseline or '')}")
+    _finish(axes, study)
+    return True
+
+
+def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
+    subject = study.subject
+    if subject is None:
+        return False
+    rows: list[tuple[int, dict[Stage, float]]] = []
+    for tokens in study.tokens:
+        times = {stage: study.time(subject, direction, tokens, stage) for stage in BRANCHES}
+        present = {stage: time for stage, time in times.items() if time is not None}
+        if present:
+            rows.append((tokens, present))
+    if not rows:
+        return False
+    for position, (tokens, times_ms) in enumerate(rows):
+        total, left = sum(times_ms.values()), 0.0
+        for stage, time in times_ms.items():
+            share = time / total
+            axes.barh(position, share, left=left, height=0.72, color=_BRANCH_COLORS[stage], edgecolor="none")
+            if share > 0.11:
+                axes.text(
+                    left + share / 2,
+                    position,
+                    formatting.significant(time),
+                    ha="center",
+                    va="center",
+                    color="#ffffff",
+                    fontsize=8,
+                )
+            if position == 0:
+                axes.text(
+                    left + share / 2, -0.62, stage, ha="center", va="bottom", color=_BRANCH_COLORS[stage], fontsize=9
+                )
+            left += share
+        whole = study.time(subject, direction, tokens)
+        beside = f" | {formatting.significant(whole)}" if whole is not None else ""
+        axes.text(1.02, position, formatting.significant(total) + beside, ha="left", va="center", color=INK, fontsize=9)
+    axes.text(1.02, -0.62, "sum | whole, ms", ha="left", va="bottom", color=FAINT, fontsize=8.5)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [formatting.tokens(tokens) for tokens, _ in rows])
+    axes.set_ylabel("tokens")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.figure.subplots_adjust(left=0.13, right=0.74, top=0.82, bottom=0.1)
+    return True
+
+
+def _draw_memory(axes: Axes, study: Study, direction: Pass) -> bool:
+    drawn = False
+    for provider in study.providers:
+        records: list[Record] = study.curve(provider, direction)
+        pairs = [(record.workload.tokens, record.peak_memory_bytes) for record in records if record.peak_memory_bytes]
+        if pairs:
+            _line(axes, provider, [tokens for tokens, _ in pairs], [size / 2**20 for _, size in pairs])
+            drawn = True
+    if drawn:
+        axes.set_ylabel("MiB")
+        _finish(axes, study)
+    return drawn
+
+
+def _line(axes: Axes, provider: str, tokens: list[int], values: list[float]) -> None:
+    look = appearance(provider)
+    axes.plot(
+        tokens,
+        values,
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.dash,
+        linewidth=look.width,
+        markersize=6 if look.marker == "*" else 4.5,
+        label=look.label,
+    )
+
+
+def _finish(axes: Axes, study: Study) -> None:
+    """Logarithmic axes with plain numbers, and the name of each line at its end."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_spaced(study.tokens)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.tokens(round(value))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y")
+    axes.tick_params(length=3, width=0.6)
+    axes.set_xlabel("tokens")
+    axes.figure.subplots_adjust(left=0.15, right=0.70, top=0.89, bottom=0.155)
+    _label_lines(axes)
+
+
+def _spaced(tokens: list[int]) -> list[int]:
+    """The token counts whose labels do not run into each other: each at least 1.4 times the last."""
+    kept: list[int] = []
+    for count in tokens:
+        if not kept or count / kept[-1] >= 1.4:
+            kept.append(count)
+    return kept
+
+
+def _label_lines(axes: Axes) -> None:
+    """Write each line's name at its end: at the right edge, pushed apart where lines end close together."""
+    gap = 0.068  # of the height of the axes: one line of text
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(axes.get_ylim())
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = []
+    for line in axes.get_lines():
+        if str(line.get_label()).startswith("_"):
+            continue
+        x, y = np.asarray(line.get_xydata())[-1]
+        across, height = to_axes.transform((x, y))
+        if across < 0.8:  # it ends early: name it where it ends
+            axes.annotate(
+                str(line.get_label()),
+                xy=(x, y),
+                xytext=(6, 4),
+                textcoords="offset points",
+                color=line.get_color(),
+                fontsize=8.5,
+            )
+        else:
+            ends.append((float(height), (x, y), str(line.get_label()), line.get_color()))
+    ends.sort(key=lambda end: end[0])
+    heights = [end[0] for end in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    ceiling = 1.03
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - gap
+    for height, (_, point, text, color) in zip(heights, ends, strict=True):
+        axes.annotate(
+            text,
+            xy=point,
+            xytext=(1.035, height),
+            textcoords="axes fraction",
+            va="center",
+            color=color,
+            fontsize=8.5,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.5,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _speedup_caption(study: Study) -> str:
+    caption = f"Median time of {label(study.baseline or '')} over median time of each provider; above 1 is faster."
+    if study.has_flash_attention_2:
+        return caption + " Open circles: the paper (arXiv 2505.17412v2, Fig. 7), whose GPU and shape are not stated."
+    return caption + " The paper's points are left out: they are against FlashAttention-2, which has no time here."
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure, panel_id: str) -> str:
+    """The figure as an element for an HTML page: transparent, page colours for text, identifiers unique in the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{panel_id}-', svg)
+    svg = re.sub(r'href="#', f'href="#{panel_id}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{panel_id}-", svg)
+    for color, variable in ((INK, "--ink"), (FAINT, "--faint"), (RULE, "--rule")):
+        svg = svg.replace(color, f"var({variable})")
+    return svg

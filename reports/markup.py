@@ -1,0 +1,109 @@
+"""A table of text cells, and its Markdown and LaTeX forms. The HTML form is in the page template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "²": r"\textsuperscript{2}",
+    "³": r"\textsuperscript{3}",
+    "–": "--",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "→": r"$\rightarrow$",
+    "\n": " ",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`note` is set smaller, under or after the text; `best` marks the best value of a column."""
+
+    text: str
+    note: str = ""
+    best: bool = False
+
+
+EMPTY = Cell("–")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a header; all columns but the first are numbers unless `prose` names them by position."""
+
+    id: str  # names the LaTeX file
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    caption: str = ""
+    prose: frozenset[int] = field(default_factory=frozenset)
+
+    def is_text(self, column: int) -> bool:
+        return column == 0 or column in self.prose
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX sets as it stands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table; needs \\usepackage{booktabs}."""
+    columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_escape(' '.join(filter(None, [table.title + '.', table.caption])))}}}",
+        rf"\label{{tab:{table.id}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(latex_escape(title) for title in table.header) + r" \\",
+        r"\midrule",
+        *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table without its title."""
+    rule = ["---" if table.is_text(column) else "---:" for column in range(len(table.header))]
+    rows = [[markdown_text(title) for title in table.header], rule]
+    rows += [[_markdown_cell(cell) for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = latex_escape(cell.text)
+    if cell.best:
+        text = rf"\textbf{{{text}}}"
+    return rf"{text} {{\scriptsize {latex_escape(cell.note)}}}" if cell.note else text
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown sets as it stands, on one line."""
+    for special in "\\|*_<>`":
+        text = text.replace(special, f"\\{special}")
+    return text.replace("\n", " ")
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    if cell.best:
+        text = f"**{text}**"
+    return f"{text} ({markdown_text(cell.note)})" if cell.note else text

@@ -1,0 +1,238 @@
+"""A study: all records that may be compared with each other, and the questions a report asks of them.
+
+Records belong to one study when environment fingerprint, attention shape (dtype included), workload name, batch size
+and seed agree; within it only the token count varies.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from bench.records import Environment, Pass, Record, Shape, Stage
+from reports.providers import FLASH_ATTENTION_2, SUBJECTS, family, label, sort_key
+
+DIRECTIONS: tuple[Pass, ...] = ("fwd", "bwd", "fwd_bwd")
+DIRECTION_NAMES: dict[Pass, str] = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
+BRANCHES: tuple[Stage, ...] = ("cmp", "select", "slc", "win")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """time ~ tokens ** exponent, least squares on the logarithms of the medians."""
+
+    exponent: float
+    points: int
+    smallest: int  # tokens
+    largest: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The subject against one other provider at one token count."""
+
+    direction: Pass
+    tokens: int
+    over: str
+    speedup: float
+
+    @property
+    def is_loss(self) -> bool:
+        return round(self.speedup, 2) < 1.0  # a ratio that prints as 1.00 is not called slower
+
+
+@dataclass(frozen=True)
+class Study:
+    """One environment, shape and workload."""
+
+    number: int  # from 1, in order of first appearance
+    environment: Environment
+    shape: Shape
+    workload: str
+    batch_size: int
+    seed: int
+    records: tuple[Record, ...]  # the newest of each measurement
+    superseded: int  # older ones left out
+
+    @property
+    def slug(self) -> str:
+        """Prefix of this study's files."""
+        return f"{self.number}-{re.sub(r'[^a-z0-9]+', '-', self.workload.lower()).strip('-')}-{self.shape.dtype}"
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, Stage, Pass, int], Record]:
+        return {(r.provider, r.stage, r.direction, r.workload.tokens): r for r in self.records}
+
+    @cached_property
+    def totals(self) -> list[Record]:
+        """Records of whole operators."""
+        return [record for record in self.records if record.stage == "total"]
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        return sorted({record.workload.tokens for record in self.records})
+
+    @cached_property
+    def directions(self) -> list[Pass]:
+        present = {record.direction for record in self.totals}
+        return [direction for direction in DIRECTIONS if direction in present]
+
+    @cached_property
+    def providers(self) -> list[str]:
+        return sorted({record.provider for record in self.records}, key=sort_key)
+
+    def find(self, provider: str, direction: Pass, tokens: int, stage: Stage = "total") -> Record | None:
+        return self._index.get((provider, stage, direction, tokens))
+
+    def time(self, provider: str, direction: Pass, tokens: int, stage: Stage = "total") -> float | None:
+        """Median in ms, or None if it was not measured."""
+        record = self.find(provider, direction, tokens, stage)
+        return record.summary.p50 if record is not None and record.summary is not None else None
+
+    def curve(self, provider: str, direction: Pass) -> list[Record]:
+        """The timed whole-operator records of a provider, by token count."""
+        found = (self.find(provider, direction, tokens) for tokens in self.tokens)
+        return [record for record in found if record is not None and record.summary is not None]
+
+    def is_timed(self, provider: str) -> bool:
+        return any(record.provider == provider and record.summary is not None for record in self.totals)
+
+    @cached_property
+    def subject(self) -> str | None:
+        """The SSA implementation the report is about."""
+        return next((provider for provider in SUBJECTS if self.is_timed(provider)), None)
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """FlashAttention-2 if it has a time, otherwise the dense provider fastest at the most tokens any reached."""
+        for provider in FLASH_ATTENTION_2:
+            if self.is_timed(provider):
+                return provider
+        for tokens in reversed(self.tokens):
+            for direction in self.directions:
+                fastest = self.fastest_dense(direction, tokens)
+                if fastest is not None:
+                    return fastest
+        return None
+
+    @property
+    def has_flash_attention_2(self) -> bool:
+        return self.baseline in FLASH_ATTENTION_2
+
+    def fastest_dense(self, direction: Pass, tokens: int) -> str | None:
+        times = {
+            provider: time
+            for provider in self.providers
+            if family(provider) == "dense" and (time := self.time(provider, direction, tokens)) is not None
+        }
+        return min(times, key=times.__getitem__) if times else None
+
+    def speedup(self, provider: str, direction: Pass, tokens: int, over: str | None) -> float | None:
+        """time(over) / time(provider): above 1 the provider is faster than `over`."""
+        ours = self.time(provider, direction, tokens)
+        theirs = self.time(over, direction, tokens) if over is not None else None
+        return theirs / ours if ours is not None and theirs is not None else None
+
+    def largest_common(self, direction: Pass) -> Comparison | None:
+        """The subject against the baseline at the most tokens both were timed at."""
+        if self.subject is None or self.baseline is None:
+            return None
+        for tokens in reversed(self.tokens):
+            speedup = self.speedup(self.subject, direction, tokens, self.baseline)
+            if speedup is not None:
+                return Comparison(direction, tokens, self.baseline, speedup)
+        return None
+
+    @cached_property
+    def against_fastest_dense(self) -> list[Comparison]:
+        """The subject against the fastest dense provider, at every direction and token count where both have a time."""
+        comparisons = []
+        for direction in self.directions:
+            for tokens in self.tokens:
+                fastest = self.fastest_dense(direction, tokens)
+                if self.subject is None or fastest is None:
+                    continue
+                speedup = self.speedup(self.subject, direction, tokens, fastest)
+                if speedup is not None:
+                    comparisons.append(Comparison(direction, tokens, fastest, speedup))
+        return comparisons
+
+    def fit(self, provider: str, direction: Pass) -> Fit | None:
+        """The exponent of time against tokens; None with fewer than two token counts."""
+        curve = self.curve(provider, direction)
+        if len(curve) < 2:
+            return None
+        tokens = [record.workload.tokens for record in curve]
+        times = [record.summary.p50 for record in curve if record.summary is not None]
+        exponent = float(np.polyfit(np.log(tokens), np.log(times), 1)[0])
+        return Fit(exponent, len(curve), tokens[0], tokens[-1])
+
+    @cached_property
+    def commits(self) -> list[str]:
+        """Commits measured, the oldest first, each with a mark if the checkout had uncommitted changes."""
+        names: dict[str, None] = {}
+        for record in self.records:
+            environment = record.environment
+            commit = environment.git_commit[:10] if environment.git_commit else "unknown commit"
+            names[commit + (" with uncommitted changes" if environment.git_dirty else "")] = None
+        return list(names)
+
+
+def worst_error_ratio(record: Record) -> float | None:
+    """Largest error / budget over the tensors checked; None without a check; inf for NaN or any error over budget 0."""
+    if record.correctness is None or not record.correctness.tensors:
+        return None
+    ratios = []
+    for tensor in record.correctness.tensors:
+        if tensor.error == 0.0:
+            ratios.append(0.0)
+        elif math.isnan(tensor.error) or tensor.budget <= 0.0:
+            ratios.append(math.inf)
+        else:
+            ratios.append(tensor.error / tensor.budget)
+    return max(ratios)
+
+
+def group(records: Iterable[Record]) -> list[Study]:
+    """Split records into studies, in order of first appearance. Of repeated measurements the newest counts."""
+    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        workload = record.workload
+        key = (
+            record.environment.fingerprint,
+            *record.shape.model_dump().values(),
+            workload.name,
+            workload.batch_size,
+            workload.seed,
+        )
+        groups[key].append(record)
+    studies = []
+    for number, members in enumerate(groups.values(), start=1):
+        newest: dict[tuple[str, Stage, Pass, int], Record] = {}
+        for record in sorted(members, key=lambda member: member.created):
+            newest[record.provider, record.stage, record.direction, record.workload.tokens] = record
+        current = sorted(newest.values(), key=lambda record: record.created)
+        last = current[-1]
+        studies.append(
+            Study(
+                number=number,
+                environment=last.environment,
+                shape=last.shape,
+                workload=last.workload.name,
+                batch_size=last.workload.batch_size,
+                seed=last.workload.seed,
+                records=tuple(current),
+                superseded=len(members) - len(current),
+            )
+        )
+    return studies
+
+
+def baseline_label(study: Study) -> str:
+    return label(study.baseline) if study.baseline is not None else "no dense provider"

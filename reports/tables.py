@@ -1,0 +1,326 @@
+"""The tables of a study."""
+
+from __future__ import annotations
+
+from bench.records import Environment, Pass, Record, Status
+from reports import formatting
+from reports.markup import EMPTY, Cell, Table
+from reports.providers import label
+from reports.published import load_published
+from reports.study import BRANCHES, DIRECTION_NAMES, DIRECTIONS, Study, baseline_label, worst_error_ratio
+
+_STATUS: dict[Status, str] = {
+    "ok": "ok",
+    "unavailable": "not run",
+    "failed_check": "failed check",
+    "out_of_memory": "out of memory",
+    "error": "error",
+}
+# A measured token count this close to a published one, as a share of it, is put in its row.
+_SAME_TOKENS = 0.05
+
+
+def study_tables(study: Study) -> list[Table]:
+    """Every table of a study that has rows, in the order of the page."""
+    tables = [
+        *(time_table(study, direction) for direction in study.directions),
+        published_table(study),
+        branch_table(study),
+        scaling_table(study),
+        *(memory_table(study, direction) for direction in study.directions),
+        correctness_table(study),
+        unmeasured_table(study),
+        environment_table(study.environment),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def time_table(study: Study, direction: Pass) -> Table:
+    """Median time by provider and token count, with the speedup over the baseline under it."""
+    columns = _columns(study, direction)
+    rows = []
+    for provider in _run(study, direction):
+        row = [_provider_cell(provider)]
+        for tokens in columns:
+            record = study.find(provider, direction, tokens)
+            if record is None or record.summary is None:
+                row.append(_status_cell(record))
+                continue
+            times = [study.time(other, direction, tokens) for other in study.providers]
+            speedup = study.speedup(provider, direction, tokens, study.baseline)
+            row.append(
+                Cell(
+                    formatting.significant(record.summary.p50),
+                    formatting.ratio(speedup) if speedup is not None else "",
+                    best=record.summary.p50 == min(time for time in times if time is not None),
+                )
+            )
+        rows.append(row)
+    over = f"; in small type the speedup over {baseline_label(study)}" if study.baseline else ""
+    return Table(
+        id=f"time-{direction}",
+        title=f"Time, {DIRECTION_NAMES[direction]}",
+        header=["Provider", *(formatting.tokens(count) for count in columns)],
+        rows=rows,
+        caption=f"Median milliseconds by token count{over}. The fastest of a column is bold.",
+    )
+
+
+def memory_table(study: Study, direction: Pass) -> Table:
+    """Peak memory above the inputs; no rows where none was recorded."""
+    columns = _columns(study, direction)
+    rows = []
+    for provider in _run(study, direction):
+        records = [study.find(provider, direction, tokens) for tokens in columns]
+        sizes = [record.peak_memory_bytes if record is not None else None for record in records]
+        if any(size is not None for size in sizes):
+            rows.append(
+                [_provider_cell(provider)]
+                + [
+                    Cell(formatting.mebibytes(size)) if size is not None else _status_cell(record)
+                    for size, record in zip(sizes, records, strict=True)
+                ]
+            )
+    return Table(
+        id=f"memory-{direction}",
+        title=f"Peak memory, {DIRECTION_NAMES[direction]}",
+        header=["Provider", *(formatting.tokens(count) for count in columns)],
+        rows=rows,
+        caption="MiB of device memory above what the inputs hold, by token count.",
+    )
+
+
+def published_table(study: Study) -> Table:
+    """The paper's speedups beside the measured ones. No rows without a subject and a baseline."""
+    subject, baseline = study.subject, study.baseline
+    if subject is None or baseline is None:
+        return Table("published", "", [], [])
+    published = load_published()
+    paper = {direction: published.speedups(direction) for direction in ("fwd", "bwd")}
+    claim = published.table("repository_claim")
+    measured: dict[int, int] = {}  # row of the table -> token count measured
+    for tokens in study.tokens:
+        nearest = min(paper["fwd"], key=lambda count: abs(count - tokens))
+        measured[nearest if abs(tokens / nearest - 1) <= _SAME_TOKENS else tokens] = tokens
+    rows = []
+    for count in sorted({*paper["fwd"], *measured}):
+        row = [Cell(formatting.tokens(count))]
+        for direction in DIRECTIONS[:2]:
+            value = paper[direction].get(count)
+            speedup = study.speedup(subject, direction, measured[count], baseline) if count in measured else None
+            row.append(Cell(f"{value:g}×") if value is not None else EMPTY)
+            row.append(Cell(formatting.ratio(speedup)) if speedup is not None else EMPTY)
+        rows.append(row)
+    rows.append(
+        [
+            Cell("not stated", "repository, v1.1"),
+            Cell(f"{claim.value('v1.1', 'fwd'):g}×"),
+            EMPTY,
+            Cell(f"{claim.value('v1.1', 'bwd'):g}×"),
+            EMPTY,
+        ]
+    )
+    sources = "Published: arXiv 2505.17412v2, Fig. 7; last row: README of the Direct3D-S2 repository. "
+    if study.has_flash_attention_2:
+        here = "here"
+        caption = (
+            f"Here: {label(subject)} over {label(baseline)} ({baseline}), with scoring and top-k in the time. The "
+            "paper states neither GPU, dtype, heads nor token layout, so equal rows are not equal settings."
+        )
+    else:
+        here = f"{label(subject)} over {label(baseline)}"
+        caption = (
+            "Not comparable: FlashAttention-2 has no time here. The measured columns show "
+            f"{label(subject)} over {label(baseline)} instead."
+        )
+    return Table(
+        id="published",
+        title="Speedup over FlashAttention-2, published and measured",
+        header=["Tokens", "fwd, published", f"fwd, {here}", "bwd, published", f"bwd, {here}"],
+        rows=rows,
+        caption=sources + caption,
+    )
+
+
+def branch_table(study: Study) -> Table:
+    """Median time of each branch of each SSA implementation, with throughput at the most tokens."""
+    rows = []
+    records = [record for record in study.records if record.stage != "total" and record.summary is not None]
+    columns = sorted({record.workload.tokens for record in records})
+    for provider in study.providers:
+        for direction in DIRECTIONS:
+            for stage in BRANCHES:
+                found = [study.find(provider, direction, tokens, stage) for tokens in columns]
+                timed = [record for record in found if record is not None and record.summary is not None]
+                if timed:
+                    times = [study.time(provider, direction, tokens, stage) for tokens in columns]
+                    rows.append(
+                        [Cell(label(provider)), Cell(DIRECTION_NAMES[direction]), Cell(stage)]
+                        + [Cell(formatting.significant(time)) if time is not None else EMPTY for time in times]
+                        + [_rate(timed[-1], timed[-1].flops, 1e12), _rate(timed[-1], timed[-1].bytes, 1e9)]
+                    )
+    return Table(
+        id="branches",
+        title="Branches of SSA",
+        header=["Provider", "Pass", "Branch", *(formatting.tokens(count) for count in columns), "TFLOP/s", "GB/s"],
+        rows=rows,
+        caption=(
+            "Median milliseconds by token count, each branch timed alone. The rates are executed FLOPs and least "
+            "device-memory traffic over the time at the most tokens."
+        ),
+        prose=frozenset({1, 2}),
+    )
+
+
+def scaling_table(study: Study) -> Table:
+    """Fitted exponents of time against tokens; no rows with a single token count."""
+    rows = []
+    for provider in study.providers:
+        fits = [study.fit(provider, direction) for direction in study.directions]
+        present = [fit for fit in fits if fit is not None]
+        if present:
+            smallest, largest = min(fit.smallest for fit in present), max(fit.largest for fit in present)
+            rows.append(
+                [_provider_cell(provider)]
+                + [Cell(f"{fit.exponent:.2f}", f"{fit.points} points") if fit is not None else EMPTY for fit in fits]
+                + [Cell(f"{formatting.tokens(smallest)} to {formatting.tokens(largest)}")]
+            )
+    return Table(
+        id="scaling",
+        title="Scaling",
+        header=["Provider", *(DIRECTION_NAMES[direction] for direction in study.directions), "Tokens"],
+        rows=rows,
+        caption=(
+            "Exponent a of time ∝ tokens^a, least squares on logarithms of medians. 1 is linear, 2 is quadratic; "
+            "launch overhead at small token counts lowers it."
+        ),
+    )
+
+
+def correctness_table(study: Study) -> Table:
+    """The worst check of every provider."""
+    rows = []
+    for provider in study.providers:
+        checked = [record for record in study.totals if record.provider == provider and record.correctness]
+        ratios = [(ratio, record) for record in checked if (ratio := worst_error_ratio(record)) is not None]
+        if not ratios:
+            continue
+        worst, record = max(ratios, key=lambda pair: pair[0])
+        checks = [record.correctness for record in checked if record.correctness is not None]
+        selection = [check.selection_errors for check in checks if check.selection_errors is not None]
+        rows.append(
+            [
+                _provider_cell(provider),
+                Cell(record.implementation),
+                Cell(f"{worst:.2f}"),
+                Cell(str(max(selection))) if selection else EMPTY,
+                Cell("passed" if all(check.passed for check in checks) else "failed"),
+                Cell("; ".join(dict.fromkeys(check.oracle for check in checks))),
+            ]
+        )
+    return Table(
+        id="correctness",
+        title="Correctness",
+        header=["Provider", "Implementation", "Error / budget", "Selection errors", "Check", "Oracle"],
+        rows=rows,
+        caption=(
+            "Largest error over its budget, over all outputs, gradients, passes and token counts; 1 is the limit. "
+            "Selection errors: rows whose chosen blocks break the score or tie rule."
+        ),
+        prose=frozenset({1, 4, 5}),
+    )
+
+
+def unmeasured_table(study: Study) -> Table:
+    """Everything without a time and why, one row for each provider, stage, status and reason."""
+    merged: dict[tuple[str, str, Status, str], list[Record]] = {}
+    for record in study.records:
+        if record.status != "ok":
+            key = (record.provider, record.stage, record.status, record.reason or "")
+            merged.setdefault(key, []).append(record)
+    rows = []
+    for provider in study.providers:
+        for (name, stage, status, reason), records in merged.items():
+            if name != provider:
+                continue
+            passes = [direction for direction in DIRECTIONS if direction in {record.direction for record in records}]
+            counts = sorted({record.workload.tokens for record in records})
+            rows.append(
+                [
+                    _provider_cell(provider),
+                    Cell(", ".join(passes) if stage == "total" else f"{stage} {', '.join(passes)}"),
+                    Cell(", ".join(formatting.tokens(count) for count in counts)),
+                    Cell(_STATUS[status]),
+                    Cell(reason),
+                ]
+            )
+    return Table(
+        id="unmeasured",
+        title="Without a time",
+        header=["Provider", "Pass", "Tokens", "Status", "Reason"],
+        rows=rows,
+        prose=frozenset({1, 2, 3, 4}),
+    )
+
+
+def environment_table(environment: Environment) -> Table:
+    """Where it ran; fields that could not be read say so."""
+    unknown = "not readable"
+    rows = [("Device", environment.device)]
+    if environment.device_type == "cuda":
+        memory = environment.device_memory_bytes
+        clock, fastest = environment.sm_clock_mhz, environment.max_sm_clock_mhz
+        reasons = environment.throttle_reasons
+        rows += [
+            ("Compute capability", environment.compute_capability or unknown),
+            ("Device memory", f"{memory / 2**30:.1f} GiB" if memory else unknown),
+            ("Multiprocessors", str(environment.multiprocessors or unknown)),
+            ("Driver", environment.driver or unknown),
+            ("CUDA", environment.cuda or unknown),
+            ("SM clock at start", f"{clock} of {fastest or 'unknown'} MHz" if clock else unknown),
+            ("Power limit", f"{environment.power_limit_w:.0f} W" if environment.power_limit_w else unknown),
+            ("Temperature", f"{environment.temperature_c} °C" if environment.temperature_c is not None else unknown),
+            ("Throttle reasons", unknown if reasons is None else ", ".join(reasons) or "none"),
+        ]
+    packages = [f"{package} {version}" for package, version in sorted(environment.packages.items())]
+    rows += [
+        ("CPU", f"{environment.cpu}, {environment.cpu_cores} cores, {environment.threads} threads used"),
+        ("System", environment.os),
+        ("Python", environment.python),
+        ("PyTorch", environment.torch),
+        ("Triton", environment.triton or "not installed"),
+        ("Optional baselines", ", ".join(packages) or "none found"),
+        ("ssabench", environment.ssabench),
+        ("Fingerprint", environment.fingerprint),
+    ]
+    return Table(
+        id="environment",
+        title="Environment",
+        header=["", ""],
+        rows=[[Cell(field), Cell(value)] for field, value in rows],
+        prose=frozenset({1}),
+    )
+
+
+def _columns(study: Study, direction: Pass) -> list[int]:
+    return sorted({record.workload.tokens for record in study.totals if record.direction == direction})
+
+
+def _run(study: Study, direction: Pass) -> list[str]:
+    """Providers with at least one time; the others are in the table of what has none."""
+    return [provider for provider in study.providers if study.curve(provider, direction)]
+
+
+def _provider_cell(provider: str) -> Cell:
+    shown = label(provider)
+    return Cell(shown, provider if shown != provider else "")
+
+
+def _status_cell(record: Record | None) -> Cell:
+    return EMPTY if record is None or record.status == "ok" else Cell("", _STATUS[record.status])
+
+
+def _rate(record: Record, amount: float | None, unit: float) -> Cell:
+    if not amount or record.summary is None:
+        return EMPTY
+    return Cell(formatting.significant(amount / (record.summary.p50 / 1e3) / unit))
