@@ -1,0 +1,101 @@
+"""Triangle meshes: the ones shipped with the package, and a user's own files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Direct3D-S2 fits a mesh's longest side into [-0.95, 0.95] of the cube [-1, 1]^3 before it builds the sparse SDF.
+HALF_SIDE = 0.95
+
+
+class MeshError(ValueError):
+    """A mesh that cannot be used; the message names it and says what is wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh inside [-0.95, 0.95]^3, its bounding box centred, its longest side 1.9 long."""
+
+    vertices: NDArray[np.float64]  # [V, 3], each used by a face
+    faces: NDArray[np.int64]  # [F, 3], vertex indices
+    name: str  # shipped name, or stem of the file
+
+
+@cache
+def asset_names() -> tuple[str, ...]:
+    """Names of the shipped meshes, sorted. Their creators and licences are in bench/assets/ATTRIBUTION.md."""
+    assets = resources.files("bench").joinpath("assets")
+    return tuple(sorted(item.name.removesuffix(".npz") for item in assets.iterdir() if item.name.endswith(".npz")))
+
+
+def load_mesh(name_or_path: str | Path) -> Mesh:
+    """Load a mesh and normalise it as Direct3D-S2 does.
+
+    Args:
+        name_or_path: one of `asset_names`, else a file in a format that trimesh reads (glb, gltf, obj, off, ply, stl).
+            All geometry of a scene is concatenated in world coordinates. Axes are kept as they are in the file.
+
+    Raises:
+        MeshError: no such mesh, an unreadable or unsupported file, no faces, faces of missing vertices, coordinates
+            that are not finite, or no surface area.
+    """
+    name = str(name_or_path)
+    if name in asset_names():
+        vertices, faces = _read_asset(name)
+        return _normalise(vertices, faces, name)
+    path = Path(name_or_path)
+    vertices, faces = _read_file(path)
+    return _normalise(vertices, faces, path.stem, label=str(path))
+
+
+def _read_asset(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    with resources.files("bench").joinpath("assets", f"{name}.npz").open("rb") as file, np.load(file) as arrays:
+        return arrays["vertices"].astype(np.float64), arrays["faces"].astype(np.int64)
+
+
+def _read_file(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    import trimesh  # takes half a second to import, and shipped meshes do not need it
+
+    if not path.exists():
+        raise MeshError(f"no mesh {str(path)!r}: neither a file nor one of {', '.join(asset_names())}")
+    if not path.is_file():
+        raise MeshError(f"mesh {str(path)!r} is not a file")
+    if path.suffix.lower().lstrip(".") not in trimesh.available_formats():
+        raise MeshError(f"mesh {str(path)!r} has an unsupported format; expected glb, gltf, obj, off, ply or stl")
+    try:
+        # Merging and repairing would depend on the version of trimesh; the geometry is taken as it is.
+        loaded = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # each format's parser raises its own kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise MeshError(f"mesh {str(path)!r} cannot be read: {reason[0]}") from error
+    if not isinstance(loaded, trimesh.Trimesh):
+        raise MeshError(f"mesh {str(path)!r} has no faces")
+    return np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces, dtype=np.int64)
+
+
+def _normalise(vertices: NDArray[np.float64], faces: NDArray[np.int64], name: str, label: str | None = None) -> Mesh:
+    label = label or name
+    if not len(faces):
+        raise MeshError(f"mesh {label!r} has no faces")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise MeshError(f"mesh {label!r} has faces of vertices that do not exist")
+    # Stray vertices would move the bounding box.
+    used, compact = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], compact.reshape(faces.shape)
+    if not np.isfinite(vertices).all():
+        raise MeshError(f"mesh {label!r} has coordinates that are not finite")
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    longest = (high - low).max()
+    if longest == 0:
+        raise MeshError(f"mesh {label!r} has no surface area")
+    vertices = (vertices - (low + high) / 2) * (2 * HALF_SIDE / longest)
+    a, b, c = vertices[faces].transpose(1, 0, 2)
+    if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 0:
+        raise MeshError(f"mesh {label!r} has no surface area")
+    return Mesh(vertices, faces, name)
