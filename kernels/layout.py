@@ -40,6 +40,10 @@ class BlockLayout:
     window_ids: Tensor  # int32 [N]: window of each token
     window_order: Tensor  # int32 [N]: tokens sorted by window
     window_offsets: Tensor  # int32 [M_win + 1]: first position of each window in window_order
+    compression_block: int  # side, in voxels (or tokens of a sequence)
+    selection_block: int
+    window: int
+    window_shift: int
     compression_per_selection: int  # most compression blocks that fit in one selection block
 
     @classmethod
@@ -222,6 +226,10 @@ class BlockLayout:
             window_ids=window_ids.int(),
             window_order=window_order.int(),
             window_offsets=_with_end(window_first, num_tokens),
+            compression_block=compression_block,
+            selection_block=selection_block,
+            window=window,
+            window_shift=window_shift,
             compression_per_selection=min(ratio, extent[0]) * min(ratio, extent[1]) * min(ratio, extent[2]),
         )
 
@@ -250,7 +258,7 @@ class BlockLayout:
         moved = {
             field.name: getattr(self, field.name).to(device)
             for field in dataclasses.fields(self)
-            if field.name != "compression_per_selection"
+            if isinstance(getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **moved)
 

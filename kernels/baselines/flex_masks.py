@@ -107,7 +107,7 @@ def _pure(held: Tensor, labels: Tensor) -> Tensor:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
-    # fullgraph: an error instead of the unfused N x N path if compilation fails.
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention, fullgraph=True)
-    return compiled
+def _compiled() -> Callable[..., Any]:
+    # fullgraph: an error instead of the unfused N x N path if compilation fails. Static shapes: the fastest kernels, and
+    # compiled masks with symbolic shapes fail in torch 2.13's CPU code generator; each new shape compiles for seconds.
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False)

@@ -1,0 +1,373 @@
+"""The Triton kernels as torch operators: fake (meta) and autograd registrations, so that torch.compile, opcheck,
+activation checkpointing and autocast see ordinary operators.
+
+Layouts cross the operator boundary as their index tensors. Gradients flow to q, k, v, k_cmp, v_cmp and gates; the LSEs and
+the selection carry none.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.layout import BlockLayout
+from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
+from kernels.triton import select
+from kernels.triton.segment_backward import row_delta, segment_backward, sum_slots
+from kernels.triton.segment_forward import merge_slots, segment_forward
+
+_Grads = tuple[Tensor | None, ...]
+
+
+def compressed_attention(
+    q: Tensor, k_cmp: Tensor, v_cmp: Tensor, layout: BlockLayout, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """o [N, H, D] and its natural-log LSE fp32 [N, H]."""
+    return _segments_op(q, k_cmp, v_cmp, compressed_segments(layout.cu_seqlens, layout.cu_compression), None, scale)
+
+
+def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *, topk: int, scale: float) -> Tensor:
+    """int32 [Hkv, N, S]: best-scored selection blocks, best first, ties to the lower id, padded with -1."""
+    return _select_blocks(q, k_cmp, lse, *_selection_tensors(layout), layout.compression_per_selection, topk, scale)
+
+
+def selected_attention(
+    q: Tensor, k: Tensor, v: Tensor, block_indices: Tensor, layout: BlockLayout, *, scale: float
+) -> Tensor:
+    """o [N, H, D] of each token against the tokens of its selected blocks."""
+    return _segments_op(q, k, v, selected_segments(block_indices, layout.selection_offsets), block_indices, scale)[0]
+
+
+def window_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, *, scale: float) -> Tensor:
+    """o [N, H, D] of each token against the tokens of its window."""
+    return _segments_op(q, k, v, window_segments(layout.window_order, layout.window_offsets), None, scale)[0]
+
+
+def spatial_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    gates: Tensor,
+    layout: BlockLayout,
+    *,
+    topk: int,
+    scale: float,
+) -> Tensor:
+    """o [N, H, D]: the gated sum of the three branches, one operator forward and one backward."""
+    return _spatial_sparse_attention(
+        *(q, k, v, k_cmp, v_cmp, gates),
+        *_selection_tensors(layout),
+        *(layout.selection_offsets, layout.window_order, layout.window_offsets),
+        *(layout.compression_per_selection, topk, scale),
+    )[0]
+
+
+def _selection_tensors(layout: BlockLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return layout.cu_seqlens, layout.cu_compression, layout.cu_selection, layout.selection_compression
+
+
+def _segments_op(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, block_indices: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    return _segment_attention(
+        *(q, k, v, segments.query_slots, segments.query_offsets, segments.key_rows, segments.key_offsets),
+        *(block_indices, scale),
+    )
+
+
+def _on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _segments(
+    query_slots: Tensor | None,
+    query_offsets: Tensor,
+    key_rows: Tensor | None,
+    key_offsets: Tensor,
+    block_indices: Tensor | None,
+) -> Segments:
+    slots = 1 if block_indices is None else block_indices.shape[2]
+    return Segments(query_slots, query_offsets, key_rows, key_offsets, slots)
+
+
+@torch.library.custom_op("ssabench::select_blocks", mutates_args=())
+def _select_blocks(
+    q: Tensor,
+    k_cmp: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    cu_compression: Tensor,
+    cu_selection: Tensor,
+    selection_compression: Tensor,
+    nested: int,
+    topk: int,
+    scale: float,
+) -> Tensor:
+    with _on_device(q):
+        return select.select_blocks(
+            *(q.contiguous(), k_cmp.contiguous(), lse.contiguous(), cu_seqlens, cu_compression, cu_selection),
+            *(selection_compression, nested, topk, scale),
+        )
+
+
+@_select_blocks.register_fake
+def _select_blocks_fake(
+    q: Tensor,
+    k_cmp: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    cu_compression: Tensor,
+    cu_selection: Tensor,
+    selection_compression: Tensor,
+    nested: int,
+    topk: int,
+    scale: float,
+) -> Tensor:
+    return q.new_empty(k_cmp.shape[1], q.shape[0], topk, dtype=torch.int32)
+
+
+@torch.library.custom_op("ssabench::segment_attention", mutates_args=())
+def _segment_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_slots: Tensor | None,
+    query_offsets: Tensor,
+    key_rows: Tensor | None,
+    key_offsets: Tensor,
+    block_indices: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    segments = _segments(query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    with _on_device(q):
+        part, part_lse = segment_forward(q.contiguous(), k.contiguous(), v.contiguous(), segments, scale)
+        if block_indices is None:
+            return part, part_lse
+        o, lse, _ = merge_slots(part, part_lse, block_indices.contiguous())
+        return o, lse
+
+
+@_segment_attention.register_fake
+def _segment_attention_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_slots: Tensor | None,
+    query_offsets: Tensor,
+    key_rows: Tensor | None,
+    key_offsets: Tensor,
+    block_indices: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("ssabench::segment_attention_backward", mutates_args=())
+def _segment_attention_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    query_slots: Tensor | None,
+    query_offsets: Tensor,
+    key_rows: Tensor | None,
+    key_offsets: Tensor,
+    block_indices: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    segments = _segments(query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    q, k, v, do = (x.contiguous() for x in (q, k, v, do))
+    with _on_device(q):
+        dq, dk, dv = segment_backward(do, q, k, v, lse, row_delta(do, o), segments, scale)
+        if block_indices is not None:
+            dq = sum_slots(dq, block_indices.contiguous())
+    return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+@_segment_attention_backward.register_fake
+def _segment_attention_backward_fake(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    query_slots: Tensor | None,
+    query_offsets: Tensor,
+    key_rows: Tensor | None,
+    key_offsets: Tensor,
+    block_indices: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _segment_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, query_slots, query_offsets, key_rows, key_offsets, block_indices, scale = inputs
+    ctx.save_for_backward(q, k, v, *output, query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    ctx.scale = scale
+    ctx.mark_non_differentiable(output[1])
+
+
+def _segment_grad(ctx: Any, do: Tensor, _dlse: Tensor) -> _Grads:
+    dq, dk, dv = _segment_attention_backward(do, *ctx.saved_tensors, ctx.scale)
+    return dq, dk, dv, None, None, None, None, None, None
+
+
+_segment_attention.register_autograd(_segment_grad, setup_context=_segment_setup)
+
+
+@torch.library.custom_op("ssabench::spatial_sparse_attention", mutates_args=())
+def _spatial_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    gates: Tensor,
+    cu_seqlens: Tensor,
+    cu_compression: Tensor,
+    cu_selection: Tensor,
+    selection_compression: Tensor,
+    selection_offsets: Tensor,
+    window_order: Tensor,
+    window_offsets: Tensor,
+    nested: int,
+    topk: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """o; o_cmp, o_slc, o_win; lse_cmp, lse_slc, lse_win; block_indices; query_slots, query_offsets of the selection."""
+    q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (q, k, v, k_cmp, v_cmp, gates))
+    with _on_device(q):
+        compressed = compressed_segments(cu_seqlens, cu_compression)
+        o_cmp, lse_cmp = segment_forward(q, k_cmp, v_cmp, compressed, scale)
+        window = window_segments(window_order, window_offsets)
+        o_win, lse_win = segment_forward(q, k, v, window, scale)
+        block_indices = select.select_blocks(
+            *(q, k_cmp, lse_cmp, cu_seqlens, cu_compression, cu_selection, selection_compression, nested, topk, scale)
+        )
+        selected = selected_segments(block_indices, selection_offsets)
+        part, part_lse = segment_forward(q, k, v, selected, scale)
+        o_slc, lse_slc, o = merge_slots(part, part_lse, block_indices, (o_cmp, o_win, gates))
+    assert o is not None
+    assert selected.query_slots is not None
+    return (
+        *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
+        *(block_indices, selected.query_slots, selected.query_offsets),
+    )
+
+
+@_spatial_sparse_attention.register_fake
+def _spatial_sparse_attention_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    gates: Tensor,
+    cu_seqlens: Tensor,
+    cu_compression: Tensor,
+    cu_selection: Tensor,
+    selection_compression: Tensor,
+    selection_offsets: Tensor,
+    window_order: Tensor,
+    window_offsets: Tensor,
+    nested: int,
+    topk: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    num_tokens, kv_heads = q.shape[0], k.shape[1]
+    o, o_cmp, o_slc, o_win = (q.new_empty(q.shape) for _ in range(4))
+    lse_cmp, lse_slc, lse_win = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3))
+    return (
+        *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
+        q.new_empty(kv_heads, num_tokens, topk, dtype=torch.int32),
+        q.new_empty(kv_heads, num_tokens * topk, dtype=torch.int32),
+        q.new_empty(kv_heads, selection_offsets.shape[0], dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op("ssabench::spatial_sparse_attention_backward", mutates_args=())
+def _spatial_sparse_attention_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    gates: Tensor,
+    o_cmp: Tensor,
+    o_slc: Tensor,
+    o_win: Tensor,
+    lse_cmp: Tensor,
+    lse_slc: Tensor,
+    lse_win: Tensor,
+    block_indices: Tensor,
+    query_slots: Tensor,
+    query_offsets: Tensor,
+    cu_seqlens: Tensor,
+    cu_compression: Tensor,
+    selection_offsets: Tensor,
+    window_order: Tensor,
+    window_offsets: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
+    dgates = torch.empty_like(gates)
+    with _on_device(q):
+        compressed = compressed_segments(cu_seqlens, cu_compression)
+        delta = row_delta(do, o_cmp, gates, dgates, 0)
+        dq_cmp, dk_cmp, dv_cmp = segment_backward(do, q, k_cmp, v_cmp, lse_cmp, delta, compressed, scale, gates, 0)
+        selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
+        delta = row_delta(do, o_slc, gates, dgates, 1)
+        dq_slc, dk_slc, dv_slc = segment_backward(do, q, k, v, lse_slc, delta, selected, scale, gates, 1)
+        window = window_segments(window_order, window_offsets)
+        delta = row_delta(do, o_win, gates, dgates, 2)
+        dq_win, dk_win, dv_win = segment_backward(do, q, k, v, lse_win, delta, window, scale, gates, 2)
+        dq = sum_slots(dq_slc, block_indices, (dq_cmp, dq_win))
+    return (
+        *(dq, (dk_slc + dk_win).to(k.dtype), (dv_slc + dv_win).to(v.dtype)),
+        *(dk_cmp.to(k_cmp.dtype), dv_cmp.to(v_cmp.dtype), dgates),
+    )
+
+
+@_spatial_sparse_attention_backward.register_fake
+def _spatial_sparse_attention_backward_fake(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    gates: Tensor,
+    *_saved: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dq, dk, dv, dk_cmp, dv_cmp, dgates = (x.new_empty(x.shape) for x in (q, k, v, k_cmp, v_cmp, gates))
+    return dq, dk, dv, dk_cmp, dv_cmp, dgates
+
+
+def _ssa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    operands, layout, (_, _, scale) = inputs[:6], inputs[6:13], inputs[13:]
+    cu_seqlens, cu_compression, _, _, selection_offsets, window_order, window_offsets = layout
+    ctx.save_for_backward(
+        *operands, *output[1:], cu_seqlens, cu_compression, selection_offsets, window_order, window_offsets
+    )
+    ctx.scale = scale
+    # Only o is a result; the rest is what backward needs.
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _ssa_grad(ctx: Any, do: Tensor, *_unused: Tensor | None) -> _Grads:
+    grads = _spatial_sparse_attention_backward(do, *ctx.saved_tensors, ctx.scale)
+    return *grads, *(None,) * 10
+
+
+_spatial_sparse_attention.register_autograd(_ssa_grad, setup_context=_ssa_setup)
