@@ -108,6 +108,6 @@ def _pure(held: Tensor, labels: Tensor) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    # fullgraph: an error instead of the unfused N x N path if compilation fails. Static shapes: the fastest kernels, and
-    # compiled masks with symbolic shapes fail in torch 2.13's CPU code generator; each new shape compiles for seconds.
+    # fullgraph: an error instead of the unfused N x N path if compilation fails. Static shapes give the fastest kernels;
+    # the price is some seconds of compilation for each new shape.
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
