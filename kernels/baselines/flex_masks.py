@@ -108,6 +108,6 @@ def _pure(held: Tensor, labels: Tensor) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    # fullgraph: an error instead of the unfused N x N path if compilation fails. Static shapes give the fastest kernels;
+    # fullgraph: an error instead of the unfused N x N path if compilation fails. Static shapes give faster kernels;
     # the price is some seconds of compilation for each new shape.
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
