@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports import formatting
 from reports.providers import label
-from reports.study import DIRECTION_NAMES, Comparison, Study, worst_error_ratio
+from reports.study import DIRECTION_NAMES, Study, worst_error_ratio
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def measured(study: Study) -> str:
         f"{passes.capitalize()} passes of spatial sparse attention and its alternatives on the workload "
         f"“{study.workload}”{batch}, {counts}; {shape.heads} heads of dimension {shape.head_dim}, {shape.kv_heads} "
         f"key/value head{'s' if shape.kv_heads != 1 else ''}, {shape.dtype}; compression blocks "
-        f"{shape.compression_block}³, the top {shape.topk} selection blocks {shape.selection_block}³, windows {shape.window}³{shift}."
+        f"{shape.compression_block}³, the top {shape.topk} selection blocks {shape.selection_block}³, "
+        f"windows {shape.window}³{shift}."
     )
 
 
@@ -95,27 +96,31 @@ def result(study: Study) -> str:
         return "No SSA implementation has a time, so there is no speedup to state."
     if study.baseline is None:
         return "No dense provider has a time, so there is no speedup to state."
-    sentences = []
+    by_tokens: dict[int, list[str]] = {}
+    without = []
     for direction in study.directions:
         found = study.largest_common(direction)
         if found is None:
-            sentences.append(f"{DIRECTION_NAMES[direction]}: no token count has a time of both.")
+            without.append(DIRECTION_NAMES[direction])
             continue
-        text = (
-            f"{DIRECTION_NAMES[direction]}, at {found.tokens:,} tokens, {label(study.subject)} runs at "
-            f"{formatting.ratio(found.speedup)} the speed of {label(found.over)}"
-        )
+        text = f"{DIRECTION_NAMES[direction]} {formatting.ratio(found.speedup)}"
         fastest = next(c for c in study.against_fastest_dense if (c.direction, c.tokens) == (direction, found.tokens))
         if fastest.over != found.over:
-            text += f" ({formatting.ratio(fastest.speedup)} over the fastest dense provider, {label(fastest.over)})"
-        sentences.append(text + ".")
-    text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+            text += f" ({formatting.ratio(fastest.speedup)} that of the fastest dense provider, {label(fastest.over)})"
+        by_tokens.setdefault(found.tokens, []).append(text)
+    sentences = [
+        f"At {tokens:,} tokens {label(study.subject)} runs at this multiple of the speed of {label(study.baseline)}: "
+        f"{', '.join(parts)}."
+        for tokens, parts in by_tokens.items()
+    ]
+    if without:
+        sentences.append(f"No token count has a time of both for: {', '.join(without)}.")
     if not study.has_flash_attention_2:
-        text += (
-            f" FlashAttention-2 has no time here, so the baseline is {label(study.baseline)} ({study.baseline}), the "
+        sentences.append(
+            f"FlashAttention-2 has no time here, so the baseline is {label(study.baseline)} ({study.baseline}), the "
             "fastest dense provider."
         )
-    return text
+    return " ".join(sentences)
 
 
 def repeats(study: Study) -> str:
@@ -136,12 +141,19 @@ def losses(study: Study) -> str:
     name = label(study.subject)
     lost = [comparison for comparison in comparisons if comparison.is_loss]
     if lost:
+        rivals = list(dict.fromkeys(comparison.over for comparison in lost))
         parts = []
         for direction in study.directions:
-            here = [comparison for comparison in lost if comparison.direction == direction]
+            here = [
+                f"{formatting.tokens(found.tokens)} tokens ({formatting.ratio(found.speedup)}"
+                + (f" against {label(found.over)})" if len(rivals) > 1 else ")")
+                for found in lost
+                if found.direction == direction
+            ]
             if here:
-                parts.append(f"{DIRECTION_NAMES[direction]} at {formatting.join([_against(found) for found in here])}")
-        text = f"{name} is slower than the fastest dense provider {'; '.join(parts)}."
+                parts.append(f"{DIRECTION_NAMES[direction]} at {formatting.join(here)}")
+        rival = f", {label(rivals[0])}" if len(rivals) == 1 else ""
+        text = f"{name} is slower than the fastest dense provider{rival}: {'; '.join(parts)}."
     else:
         text = f"None: {name} is at least as fast as every dense provider at each token count where both have a time."
     compared = {(comparison.direction, comparison.tokens) for comparison in comparisons}
@@ -167,10 +179,6 @@ def findings(study: Study) -> list[Finding]:
         Finding("Repeats", repeats(study)),
     ]
     return [finding for finding in found if finding.text]
-
-
-def _against(found: Comparison) -> str:
-    return f"{formatting.tokens(found.tokens)} ({formatting.ratio(found.speedup)} against {label(found.over)})"
 
 
 def _worst(study: Study) -> tuple[float, str, str] | None:

@@ -44,7 +44,7 @@ EMPTY = Cell("–")
 class Table:
     """Rows of cells under a header; all columns but the first are numbers unless `prose` names them by position."""
 
-    id: str  # names the LaTeX file
+    id: str  # kind, and where it has one direction, "-" and the direction
     title: str
     header: list[str]
     rows: list[list[Cell]]
@@ -60,14 +60,14 @@ def latex_escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def to_latex(table: Table) -> str:
-    """A booktabs table; needs \\usepackage{booktabs}."""
+def to_latex(table: Table, label: str) -> str:
+    """A booktabs table under ``tab:<label>``; needs \\usepackage{booktabs}."""
     columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{latex_escape(' '.join(filter(None, [table.title + '.', table.caption])))}}}",
-        rf"\label{{tab:{table.id}}}",
+        rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(latex_escape(title) for title in table.header) + r" \\",

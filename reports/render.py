@@ -21,7 +21,8 @@ def render(records: list[Record], out: Path, *, title: str | None = None) -> Pat
     """Write a report of `records` to the folder `out` and return its ``index.html``.
 
     The folder holds ``index.html`` (self-contained), ``report.md``, ``results.csv`` (one row a record),
-    ``tables/*.tex`` (booktabs) and ``figures/*.png``. It appears whole or not at all; an earlier report in `out` is replaced.
+    ``tables/*.tex`` (booktabs) and ``figures/*.png``. It appears whole or not at all; an earlier
+    report in `out` is replaced.
 
     Raises:
         ValueError: `records` is empty, or `out` exists and holds anything that is not part of a report.
@@ -44,9 +45,8 @@ def render(records: list[Record], out: Path, *, title: str | None = None) -> Pat
         (building / "figures").mkdir()
         for done in chapters:
             for table in done.tables:
-                (building / "tables" / f"{done.study.slug}-{table.id}.tex").write_text(
-                    to_latex(table), encoding="utf-8"
-                )
+                name = f"{done.study.slug}-{table.id}"
+                (building / "tables" / f"{name}.tex").write_text(to_latex(table, name), encoding="utf-8")
             for panel in (panel for figure in done.figures for panel in figure.panels):
                 (building / "figures" / f"{panel.id}.png").write_bytes(panel.png)
         building.chmod(0o755)

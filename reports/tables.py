@@ -155,20 +155,19 @@ def branch_table(study: Study) -> Table:
                 if timed:
                     times = [study.time(provider, direction, tokens, stage) for tokens in columns]
                     rows.append(
-                        [Cell(label(provider)), Cell(DIRECTION_NAMES[direction]), Cell(stage)]
+                        [Cell(stage, f"{DIRECTION_NAMES[direction]}, {label(provider)}")]
                         + [Cell(formatting.significant(time)) if time is not None else EMPTY for time in times]
                         + [_rate(timed[-1], timed[-1].flops, 1e12), _rate(timed[-1], timed[-1].bytes, 1e9)]
                     )
     return Table(
         id="branches",
         title="Branches of SSA",
-        header=["Provider", "Pass", "Branch", *(formatting.tokens(count) for count in columns), "TFLOP/s", "GB/s"],
+        header=["Branch", *(formatting.tokens(count) for count in columns), "TFLOP/s", "GB/s"],
         rows=rows,
         caption=(
             "Median milliseconds by token count, each branch timed alone. The rates are executed FLOPs and least "
             "device-memory traffic over the time at the most tokens."
         ),
-        prose=frozenset({1, 2}),
     )
 
 
@@ -191,8 +190,8 @@ def scaling_table(study: Study) -> Table:
         header=["Provider", *(DIRECTION_NAMES[direction] for direction in study.directions), "Tokens"],
         rows=rows,
         caption=(
-            "Exponent a of time ∝ tokens^a, least squares on logarithms of medians. 1 is linear, 2 is quadratic; "
-            "launch overhead at small token counts lowers it."
+            "Time as a power of the token count: the exponent, least squares on logarithms of medians. 1 is "
+            "linear, 2 is quadratic; launch overhead at small token counts lowers it."
         ),
     )
 

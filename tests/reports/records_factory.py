@@ -143,7 +143,7 @@ def gpu_sweep(tokens: tuple[int, ...] = SWEEP, without: tuple[str, ...] = ()) ->
     records = []
     for count in tokens:
         for direction in PASS_FACTOR:
-            for provider in LAWS.keys() - set(without):
+            for provider in (name for name in LAWS if name not in without):
                 if provider == "dense-sdpa-math" and count > 16384:
                     reason = "needs 128 GiB for the score matrix"
                     records.append(missing(provider, count, direction, "out_of_memory", reason))
