@@ -127,9 +127,10 @@ def sphere(tokens: int, resolution: int | None = None) -> Tokens:
 def mesh(name_or_path: str | Path, tokens: int | None = None, resolution: int | None = None) -> Tokens:
     """The latent voxels at the surface of a mesh, as Direct3D-S2 chooses them for its sparse VAE.
 
-    Active are the voxels whose box lies within 0.25 voxel of the surface. This is the index of the public Direct3D-S2
-    code at 1024^3, a latent grid of 128, in continuous form: there, SDF voxels whose unsigned distance is below 4 / 1024
-    in [-1, 1] coordinates (two SDF voxels) are divided by 8. Distances are to samples of the surface (`surface_voxels`).
+    Active are the voxels whose box lies within 0.25 voxel of the surface: in continuous form, the index of the public
+    Direct3D-S2 code at 1024^3 (a latent grid of 128), which takes the SDF voxels with an unsigned distance below
+    4 / 1024 in [-1, 1] coordinates, two SDF voxels, and divides them by 8. Distances are to samples of the surface
+    (`surface_voxels`).
 
     Args:
         name_or_path: what `bench.meshes.load_mesh` takes.
@@ -182,7 +183,8 @@ def _enough_surface_voxels(shape: Mesh, tokens: int) -> tuple[int, Ints, Floats]
             above, best = guess, (guess, keys, distances)
         else:
             below = guess
-        guess = round(guess * math.sqrt(tokens / len(keys)))  # a surface's voxels grow as the square of the side
+        # A surface's voxels grow as the square of the side, nearly: a far guess is not worth the time it takes to test.
+        guess = min(round(guess * math.sqrt(tokens / len(keys))), 4 * guess)
     if best is None:
         raise ValueError(f"tokens must be at most {len(keys)} for mesh {shape.name}, got {tokens}")
     return best
@@ -213,20 +215,26 @@ def _samples(triangles: Floats) -> Iterator[Floats]:
 
 def _boxes_near(points: Floats, resolution: int) -> tuple[Ints, Floats]:
     """Linear indices and distances of every voxel box within reach of each point [P, 3]; a voxel may come up often."""
-    cell = np.floor(points).astype(np.int64)
-    inside = points - cell
-    gaps = (inside, np.zeros_like(inside), 1 - inside)  # to the previous, same and next voxel along each axis
-    near = [gap <= _SURFACE_REACH + 10.0**-_DECIMALS for gap in gaps]
+    axes = np.ascontiguousarray(points.T)
+    cell = np.floor(axes).astype(np.int64)
+    inside = axes - cell
+    # Per axis, the gap to the previous, the same and the next voxel, and the points for which that one is in question.
+    gaps = (inside, np.zeros_like(inside), 1 - inside)
+    near = [
+        (gap <= _SURFACE_REACH + 10.0**-_DECIMALS) & (cell + step >= 0) & (cell + step < resolution)
+        for gap, step in zip(gaps, (-1, 0, 1), strict=True)
+    ]
+    linear = (cell[0] * resolution + cell[1]) * resolution + cell[2]
     keys, distances = [], []
-    for i, j, k in itertools.product(range(3), repeat=3):
-        rows = np.flatnonzero(near[i][:, 0] & near[j][:, 1] & near[k][:, 2])
-        gap = np.stack([gaps[i][rows, 0], gaps[j][rows, 1], gaps[k][rows, 2]], axis=1)
-        distance = np.round(_norm(gap), _DECIMALS)
-        voxel = cell[rows] + np.array([i - 1, j - 1, k - 1])
-        kept = (distance <= _SURFACE_REACH) & ((voxel >= 0) & (voxel < resolution)).all(axis=1)
-        x, y, z = voxel[kept].T
-        keys.append((x * resolution + y) * resolution + z)
-        distances.append(distance[kept])
+    for i, j in itertools.product(range(3), repeat=2):
+        column = np.flatnonzero(near[i][0] & near[j][1])
+        for k in range(3):
+            rows = column[near[k][2][column]]
+            gap = np.stack([gaps[i][0][rows], gaps[j][1][rows], gaps[k][2][rows]], axis=1)
+            distance = np.round(_norm(gap), _DECIMALS)
+            kept = distance <= _SURFACE_REACH
+            keys.append(linear[rows[kept]] + ((i - 1) * resolution + j - 1) * resolution + k - 1)
+            distances.append(distance[kept])
     return np.concatenate(keys), np.concatenate(distances)
 
 
