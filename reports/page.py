@@ -30,14 +30,14 @@ _DEFINITIONS = [
     (
         "Left out",
         "The learned compression that makes the compressed k and v, the linear layers around the operator, and the "
-        "block layout or packing of tokens, which are built once a sample and shared by all layers.",
+        "index structures (block layout, packed regions, serialised order), built once a sample.",
     ),
     ("Time", "The median of repeated calls (p50); p20 and p80 are percentiles of the same calls."),
     ("Speedup", "Median time of the baseline over median time of the provider, on the same tokens; below 1 is slower."),
     (
         "Dense, packed, NSA",
         "Dense: exact attention of every token to every token of its sample, so not the same function as SSA. Packed: "
-        "exact attention on tokens merged in 2³ regions, so on fewer tokens. NSA: the same three branches on 1-D "
+        "exact attention on the means of 2³ regions, so on fewer tokens. NSA: the same three branches on 1-D "
         "blocks of the serialised tokens.",
     ),
     (

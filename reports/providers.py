@@ -32,6 +32,7 @@ _KNOWN = {
     "nsa-triton": Appearance("NSA Triton", "#12906a", "^", "-"),
     "nsa-eager": Appearance("NSA eager", "#579a5c", "^", "--"),
     "packed-sdpa-flash": Appearance("packed 2³, FA2", "#9a5fd0", "*", "-"),
+    "packed-sdpa-cpu": Appearance("packed 2³, SDPA (CPU)", "#9a5fd0", "*", "--"),
     "dense-sdpa-flash": Appearance("FlashAttention-2", "#d9541e", "s", "-", 2.0),
     "dense-flash-attn": Appearance("FA2 package", "#b8652f", "s", "--"),
     "dense-flash-attn-4": Appearance("FlashAttention-4", "#d23f6f", "D", "-"),
