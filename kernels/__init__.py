@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernels.api import (
         compressed_attention,
+        compressed_lse,
         full_attention,
         resolve_impl,
         select_blocks,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BlockLayout": "kernels.layout",
     "compressed_attention": "kernels.api",
+    "compressed_lse": "kernels.api",
     "full_attention": "kernels.api",
     "resolve_impl": "kernels.api",
     "select_blocks": "kernels.api",
@@ -36,6 +38,7 @@ _HOME = {
 __all__ = [
     "BlockLayout",
     "compressed_attention",
+    "compressed_lse",
     "full_attention",
     "resolve_impl",
     "select_blocks",

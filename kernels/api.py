@@ -28,6 +28,7 @@ from kernels.layout import BlockLayout
 
 __all__ = [
     "compressed_attention",
+    "compressed_lse",
     "full_attention",
     "resolve_impl",
     "select_blocks",
@@ -57,7 +58,13 @@ def resolve_impl(impl: str, q: Tensor) -> str:
 
 
 def compressed_attention(
-    q: Tensor, k_cmp: Tensor, v_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, impl: str = "auto"
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Each token against all compression blocks of its sample (arXiv 2505.17412, section 3.3).
 
@@ -81,8 +88,34 @@ def compressed_attention(
     return _module(name).compressed_attention(q, k_cmp, v_cmp, layout, scale=scale)[0]
 
 
+def compressed_lse(
+    q: Tensor, k_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, impl: str = "auto"
+) -> Tensor:
+    """Natural-log LSE of each token's compressed scores: fp32 [N, H] (fp64 for fp64 inputs), what `select_blocks` needs.
+
+    Carries no gradient. Arguments and errors as `compressed_attention`.
+    """
+    _check_queries(q, layout)
+    _check_keys(q, layout.compression_coords.shape[0], k_cmp=k_cmp)
+    scale = _default_scale(q, scale)
+    name = resolve_impl(impl, q)
+    with torch.no_grad():
+        if name == "reference":
+            return reference.compressed_lse(q, k_cmp, layout, scale=scale)
+        # Any values will do.
+        lse: Tensor = _module(name).compressed_attention(q, k_cmp, k_cmp, layout, scale=scale)[1]
+        return lse
+
+
 def select_blocks(
-    q: Tensor, k_cmp: Tensor, layout: BlockLayout, *, topk: int, scale: float | None = None, impl: str = "auto"
+    q: Tensor,
+    k_cmp: Tensor,
+    layout: BlockLayout,
+    *,
+    topk: int,
+    scale: float | None = None,
+    lse: Tensor | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """The selection blocks of each token and kv head.
 
@@ -91,6 +124,7 @@ def select_blocks(
 
     Args:
         q: [N, H, D]. k_cmp: [M_cmp, Hkv, D]. topk: S, at least 1; may exceed the number of blocks.
+        lse: what `compressed_lse` returns for the same arguments; computed if None. The reference ignores it.
 
     Returns:
         int32 [Hkv, N, S]: block ids, best first, ties to the lower id, padded with -1. Carries no gradient.
@@ -101,15 +135,17 @@ def select_blocks(
     _check_queries(q, layout)
     _check_keys(q, layout.compression_coords.shape[0], k_cmp=k_cmp)
     _check_topk(topk)
+    if lse is not None and lse.shape != q.shape[:2]:
+        raise ValueError(f"lse must be [{q.shape[0]}, {q.shape[1]}], got {list(lse.shape)}")
     scale = _default_scale(q, scale)
     name = resolve_impl(impl, q)
     with torch.no_grad():
         if name == "reference":
             return reference.select_blocks(q, k_cmp, layout, topk=topk, scale=scale)
-        module = _module(name)
-        # Any values will do: only the LSE is needed.
-        lse = module.compressed_attention(q, k_cmp, k_cmp, layout, scale=scale)[1]
-        return module.select_blocks(q, k_cmp, lse, layout, topk=topk, scale=scale)
+        if lse is None:
+            lse = compressed_lse(q, k_cmp, layout, scale=scale, impl=name)
+        blocks: Tensor = _module(name).select_blocks(q, k_cmp, lse, layout, topk=topk, scale=scale)
+        return blocks
 
 
 def selected_attention(
@@ -232,6 +268,8 @@ def _triton_unavailable(q: Tensor) -> str | None:
         return "the package triton is not installed"
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"tensors are on {q.device}, and TRITON_INTERPRET=1 is not set"
+    if not q.is_cuda and q.dtype == torch.bfloat16:
+        return "Triton's interpreter multiplies the bit patterns of bf16; use fp16 or fp32"
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"dtype {q.dtype} is not fp16, bf16 or fp32"
     return None

@@ -1,7 +1,8 @@
 """Vectorised PyTorch implementation: any device, any floating dtype, differentiable, no N x N array.
 
 Segments are processed one after the other and long ones in chunks of queries, so scores never take more than a fixed
-number of elements. Matrix products run in the input dtype, softmax and sums in fp32 (fp64 for fp64 inputs).
+number of elements. As on the matrix units, scores accumulate in fp32 (fp64 for fp64 inputs) and so does every sum;
+probabilities are rounded to the input dtype before they multiply.
 
 Legend: n queries and m keys of a segment, G query heads per kv head, D head dim, S selected blocks.
 """
@@ -46,8 +47,8 @@ def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *,
         parent = torch.searchsorted(inner, torch.arange(len(keys), device=q.device, dtype=torch.int32), right=True)
         kept = min(topk, slc_last - slc_first)
         for rows in _chunks(first, last, heads * len(keys)):
-            by_group = q[rows].unflatten(1, (kv_heads, -1))
-            scores = torch.einsum("nhgd,mhd->hngm", by_group, keys).to(lse.dtype) * scale
+            by_group = q[rows].unflatten(1, (kv_heads, -1)).to(lse.dtype)
+            scores = torch.einsum("nhgd,mhd->hngm", by_group, keys.to(lse.dtype)) * scale
             probabilities = (scores - lse[rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)[..., None]).exp().sum(2)
             by_block = probabilities.new_zeros(*probabilities.shape[:2], slc_last - slc_first)
             by_block.index_add_(2, parent, probabilities)
@@ -144,7 +145,7 @@ class _SegmentAttention(torch.autograd.Function):
             q_rows, do_rows = q[tokens, heads], do[tokens, heads]  # [n, G, D]
             k_rows, v_rows = k[keys, kv_head], v[keys, kv_head]  # [m, D]
             probabilities = (_scores(q_rows, k_rows, scale, wide) - lse[tokens, heads, None]).exp()
-            dp = (do_rows @ v_rows.T).to(wide)
+            dp = do_rows.to(wide) @ v_rows.to(wide).T
             ds = (probabilities * (dp - delta[tokens, heads, None]) * scale).to(q.dtype)
             dq[tokens, heads] += (ds @ k_rows).to(wide)
             dk[keys, kv_head] += (ds.flatten(0, 1).T @ q_rows.flatten(0, 1)).to(wide)
@@ -154,7 +155,7 @@ class _SegmentAttention(torch.autograd.Function):
 
 def _scores(q_rows: Tensor, k_rows: Tensor, scale: float, wide: torch.dtype) -> Tensor:
     """[n, G, m] scaled dot products."""
-    return (q_rows @ k_rows.T).to(wide) * scale
+    return (q_rows.to(wide) @ k_rows.to(wide).T) * scale
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:

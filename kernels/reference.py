@@ -28,6 +28,14 @@ def compressed_attention(
     return _weighted_sum(probabilities, v_cmp)
 
 
+def compressed_lse(
+    q: Tensor, k_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, rows: Tensor | None = None
+) -> Tensor:
+    """[R, H]: natural logarithm of the sum over compression blocks of exp(score)."""
+    mask = _select_rows(layout.coords[:, 0], rows)[:, None] == layout.compression_coords[:, 0]
+    return _scores(q, k_cmp, scale, rows).masked_fill(~mask[:, None], -math.inf).logsumexp(-1)
+
+
 def block_scores(
     q: Tensor, k_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, rows: Tensor | None = None
 ) -> Tensor:

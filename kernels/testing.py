@@ -1,0 +1,206 @@
+"""How an implementation is judged: inputs, error budgets, and the check of a selection. Tests and the harness share it.
+
+The budget of a tensor is twice the error that plain PyTorch makes on the same inputs in the same dtype, plus one rounding
+to that dtype; both errors are measured against the fp64 reference (the rule of flash-attention's tests). Errors are
+measured twice: over the whole tensor, and on its worst row, so that one wrong token among many cannot hide.
+
+Selections are judged by the scores of what was chosen, never by ids: near-ties may go either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from kernels import api, reference
+from kernels.layout import BlockLayout
+
+# Scores of fp32 kernels differ from fp64 by rounding of logits, exp2 and LSE; a wrong block differs by far more.
+SELECTION_TOLERANCE = 1e-4
+# A row's rounding errors need not average out as a tensor's do.
+_WORST_ROW_ROUNDINGS = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The six tensors of the operator. Legend: N tokens, H heads, Hkv kv heads, D head dim."""
+
+    q: Tensor  # [N, H, D]
+    k: Tensor  # [N, Hkv, D]
+    v: Tensor  # [N, Hkv, D]
+    k_cmp: Tensor  # [M_cmp, Hkv, D]
+    v_cmp: Tensor  # [M_cmp, Hkv, D]
+    gates: Tensor  # [N, 3], in (0, 1)
+
+    @classmethod
+    def random(
+        cls,
+        layout: BlockLayout,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> Inputs:
+        """Standard normal tensors (gates: their sigmoid), drawn on the CPU: the same numbers on every machine."""
+        generator = torch.Generator().manual_seed(seed)
+        tokens, blocks = layout.num_tokens, layout.compression_coords.shape[0]
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float32)
+
+        return cls(
+            q=normal(tokens, heads, head_dim).to(device, dtype),
+            k=normal(tokens, kv_heads, head_dim).to(device, dtype),
+            v=normal(tokens, kv_heads, head_dim).to(device, dtype),
+            k_cmp=normal(blocks, kv_heads, head_dim).to(device, dtype),
+            v_cmp=normal(blocks, kv_heads, head_dim).to(device, dtype),
+            gates=normal(tokens, 3).sigmoid().to(device, dtype),
+        )
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.q, self.k, self.v, self.k_cmp, self.v_cmp, self.gates
+
+    def leaves(self, dtype: torch.dtype | None = None) -> Inputs:
+        """Detached copies that require gradients, in another dtype if given."""
+        return Inputs(*(x.detach().to(dtype or x.dtype).clone().requires_grad_() for x in self.tensors()))
+
+
+INPUT_NAMES = tuple(field.name for field in fields(Inputs))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Relative error of one tensor against the oracle, and what is allowed."""
+
+    name: str
+    error: float
+    budget: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.budget  # false for NaN
+
+
+Forward = Callable[[Inputs], Tensor]
+
+
+def compare(
+    candidate: Forward,
+    plain: Forward,
+    oracle: Forward,
+    inputs: Inputs,
+    names: Sequence[str] = INPUT_NAMES,
+    rows: Tensor | None = None,
+) -> list[Comparison]:
+    """Output and gradients of `candidate` against `oracle` in fp64, within the error budget set by `plain`.
+
+    Args:
+        candidate, plain: inputs in the dtype under test -> o [N, H, D].
+        oracle: fp64 inputs -> o of the `rows` only, [R, H, D].
+        names: inputs whose gradients are compared.
+        rows: int64 [R]; the upstream gradient is zero elsewhere, so all gradients are exact on a sample of rows.
+    """
+    wide = inputs.leaves(torch.float64)
+    expected = oracle(wide)
+    generator = torch.Generator().manual_seed(0)
+    upstream = torch.randn(expected.shape, generator=generator).to(inputs.q)
+    expected_grads = torch.autograd.grad(expected, [getattr(wide, name) for name in names], upstream.double())
+    expected = expected.detach()
+
+    def run(forward: Forward) -> list[Tensor]:
+        leaves = inputs.leaves()
+        o = forward(leaves)
+        do = upstream if rows is None else torch.zeros_like(o).index_copy(0, rows, upstream)
+        grads = torch.autograd.grad(o, [getattr(leaves, name) for name in names], do)
+        return [o.detach() if rows is None else o.detach()[rows], *grads]
+
+    results = []
+    rounding = torch.finfo(inputs.q.dtype).eps / 4  # RMS of rounding to nearest is 0.29 ulp / 2 to 0.29 ulp
+    for name, reached, allowed, truth in zip(
+        ["o", *(f"d{name}" for name in names)], run(candidate), run(plain), [expected, *expected_grads], strict=True
+    ):
+        results.append(Comparison(name, relative_error(reached, truth), 2 * relative_error(allowed, truth) + rounding))
+        budget = 2 * worst_row_error(allowed, truth) + _WORST_ROW_ROUNDINGS * rounding
+        results.append(Comparison(f"{name}, worst row", worst_row_error(reached, truth), budget))
+    return results
+
+
+def compare_ssa(
+    inputs: Inputs, layout: BlockLayout, *, topk: int, scale: float | None = None, impl: str, rows: Tensor | None = None
+) -> list[Comparison]:
+    """The whole operator by `impl` against the fp64 reference on the blocks that `impl` selects.
+
+    Plain PyTorch is `eager`; for `eager` itself, the reference in the dtype under test (on all rows, so small N).
+    """
+    blocks = api.select_blocks(inputs.q, inputs.k_cmp, layout, topk=topk, scale=scale, impl=impl)
+    row_blocks = blocks if rows is None else blocks[:, rows]
+
+    def oracle(x: Inputs) -> Tensor:
+        return reference.spatial_sparse_attention(
+            *x.tensors(), layout, topk=topk, scale=scale, rows=rows, block_indices=row_blocks
+        )
+
+    def plain(x: Inputs) -> Tensor:
+        branch = "eager" if impl == "triton" else "reference"
+        o_cmp = api.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, scale=scale, impl=branch)
+        o_slc = api.selected_attention(x.q, x.k, x.v, blocks, layout, scale=scale, impl=branch)
+        o_win = api.window_attention(x.q, x.k, x.v, layout, scale=scale, impl=branch)
+        g_cmp, g_slc, g_win = x.gates[:, :, None, None].unbind(1)
+        return g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
+
+    def candidate(x: Inputs) -> Tensor:
+        return api.spatial_sparse_attention(*x.tensors(), layout, topk=topk, scale=scale, impl=impl)
+
+    return compare(candidate, plain, oracle, inputs, rows=rows)
+
+
+def relative_error(x: Tensor, truth: Tensor) -> float:
+    """||x - truth|| / ||truth||; the absolute error where the truth is zero, NaN where x has one."""
+    error, norm = (x.double() - truth).norm().item(), truth.norm().item()
+    return error / norm if norm > 0 else error
+
+
+def worst_row_error(x: Tensor, truth: Tensor) -> float:
+    """Largest row error over the RMS row norm of the truth; NaN where x has one."""
+    if truth.shape[0] == 0:
+        return 0.0
+    error = (x.double() - truth).flatten(1).norm(dim=1).max().item()
+    norm = truth.flatten(1).norm(dim=1).square().mean().sqrt().item()
+    return error / norm if norm > 0 else error
+
+
+def selection_errors(block_indices: Tensor, scores: Tensor) -> int:
+    """Rows whose chosen blocks break a rule.
+
+    The rules: ids are in range, of the token's sample and not repeated; padding comes last and only where blocks run
+    out; scores do not increase along the row; no block left out scores higher than the worst one chosen. Scores are
+    compared with `SELECTION_TOLERANCE` relative to the better one.
+
+    Args:
+        block_indices: int32 [Hkv, R, S]. scores: fp64 [Hkv, R, M] of `reference.block_scores` (-1: other sample).
+    """
+    slots, blocks = block_indices.shape[2], scores.shape[2]
+    used = block_indices >= 0
+    in_range = (block_indices >= -1) & (block_indices < blocks)
+    chosen = scores.gather(2, block_indices.clamp(0, max(blocks - 1, 0)).long())
+    chosen = torch.where(used, chosen, 0.0)
+    available = (scores >= 0).sum(2).clamp(max=slots)
+    bad = ~in_range.all(2) | (used & (chosen < 0)).any(2)
+    bad |= used.sum(2) != available
+    bad |= (used[..., 1:] & ~used[..., :-1]).any(2)
+    ids = torch.where(used, block_indices, -1 - torch.arange(slots, device=used.device, dtype=torch.int32))
+    ordered = ids.sort(dim=2).values
+    bad |= (ordered[..., 1:] == ordered[..., :-1]).any(2)
+    bad |= (used[..., 1:] & (chosen[..., 1:] > chosen[..., :-1] * (1 + SELECTION_TOLERANCE))).any(2)
+    worst = torch.where(used, chosen, torch.inf).amin(2)
+    left_out = scores.clone()
+    left_out.scatter_(2, block_indices.clamp(min=0).long(), torch.where(used, -1.0, left_out.gather(2, ids.clamp(min=0).long())))
+    best_left_out = left_out.amax(2)
+    bad |= (used.sum(2) == slots) & (best_left_out > worst * (1 + SELECTION_TOLERANCE))
+    return int(bad.sum())
