@@ -101,8 +101,9 @@ def compare(
     """Output and gradients of `candidate` against `oracle` in fp64, within the error budget set by `plain`.
 
     Args:
-        candidate, plain: inputs in the dtype under test -> o [N, H, D].
-        oracle: fp64 inputs -> o of the `rows` only, [R, H, D].
+        candidate: inputs -> o [N, H, D].
+        plain: inputs -> o of the `rows` only, [R, H, D], by PyTorch in the dtype under test.
+        oracle: fp64 inputs -> o of the `rows` only.
         names: inputs whose gradients are compared.
         rows: int64 [R]; the upstream gradient is zero elsewhere, so all gradients are exact on a sample of rows.
     """
@@ -113,17 +114,19 @@ def compare(
     expected_grads = torch.autograd.grad(expected, [getattr(wide, name) for name in names], upstream.double())
     expected = expected.detach()
 
-    def run(forward: Forward) -> list[Tensor]:
+    def run(forward: Forward, *, all_rows: bool) -> list[Tensor]:
         leaves = inputs.leaves()
         o = forward(leaves)
-        do = upstream if rows is None else torch.zeros_like(o).index_copy(0, rows, upstream)
+        do = torch.zeros_like(o).index_copy(0, rows, upstream) if all_rows and rows is not None else upstream
         grads = torch.autograd.grad(o, [getattr(leaves, name) for name in names], do)
-        return [o.detach() if rows is None else o.detach()[rows], *grads]
+        return [o.detach()[rows] if all_rows and rows is not None else o.detach(), *grads]
 
     results = []
     rounding = torch.finfo(inputs.q.dtype).eps / 4  # RMS of rounding to nearest is 0.29 ulp / 2 to 0.29 ulp
+    tensors = ["o", *(f"d{name}" for name in names)]
+    reached_all, allowed_all = run(candidate, all_rows=True), run(plain, all_rows=False)
     for name, reached, allowed, truth in zip(
-        ["o", *(f"d{name}" for name in names)], run(candidate), run(plain), [expected, *expected_grads], strict=True
+        tensors, reached_all, allowed_all, [expected, *expected_grads], strict=True
     ):
         results.append(Comparison(name, relative_error(reached, truth), 2 * relative_error(allowed, truth) + rounding))
         budget = 2 * worst_row_error(allowed, truth) + _WORST_ROW_ROUNDINGS * rounding
@@ -132,32 +135,38 @@ def compare(
 
 
 def compare_ssa(
-    inputs: Inputs, layout: BlockLayout, *, topk: int, scale: float | None = None, impl: str, rows: Tensor | None = None
+    candidate: Forward,
+    blocks: Tensor,
+    inputs: Inputs,
+    layout: BlockLayout,
+    *,
+    plain: str,
+    scale: float | None = None,
+    rows: Tensor | None = None,
 ) -> list[Comparison]:
-    """The whole operator by `impl` against the fp64 reference on the blocks that `impl` selects.
+    """The whole operator against the fp64 reference on equal selections.
 
-    Plain PyTorch is `eager`; for `eager` itself, the reference in the dtype under test (on all rows, so small N).
+    Args:
+        candidate: inputs -> o [N, H, D].
+        blocks: int32 [Hkv, N, S], what the candidate selects.
+        plain: implementation that sets the budget: "eager", or "reference" where the candidate is `eager` itself.
     """
-    blocks = api.select_blocks(inputs.q, inputs.k_cmp, layout, topk=topk, scale=scale, impl=impl)
     row_blocks = blocks if rows is None else blocks[:, rows]
 
-    def oracle(x: Inputs) -> Tensor:
+    def by_reference(x: Inputs) -> Tensor:
         return reference.spatial_sparse_attention(
-            *x.tensors(), layout, topk=topk, scale=scale, rows=rows, block_indices=row_blocks
+            *x.tensors(), layout, topk=blocks.shape[2], scale=scale, rows=rows, block_indices=row_blocks
         )
 
-    def plain(x: Inputs) -> Tensor:
-        branch = "eager" if impl == "triton" else "reference"
-        o_cmp = api.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, scale=scale, impl=branch)
-        o_slc = api.selected_attention(x.q, x.k, x.v, blocks, layout, scale=scale, impl=branch)
-        o_win = api.window_attention(x.q, x.k, x.v, layout, scale=scale, impl=branch)
+    def by_eager(x: Inputs) -> Tensor:
+        o_cmp = api.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, scale=scale, impl="eager")
+        o_slc = api.selected_attention(x.q, x.k, x.v, blocks, layout, scale=scale, impl="eager")
+        o_win = api.window_attention(x.q, x.k, x.v, layout, scale=scale, impl="eager")
         g_cmp, g_slc, g_win = x.gates[:, :, None, None].unbind(1)
-        return g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
+        o = g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
+        return o if rows is None else o[rows]
 
-    def candidate(x: Inputs) -> Tensor:
-        return api.spatial_sparse_attention(*x.tensors(), layout, topk=topk, scale=scale, impl=impl)
-
-    return compare(candidate, plain, oracle, inputs, rows=rows)
+    return compare(candidate, by_eager if plain == "eager" else by_reference, by_reference, inputs, rows=rows)
 
 
 def relative_error(x: Tensor, truth: Tensor) -> float:

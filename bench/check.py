@@ -1,0 +1,214 @@
+"""Correctness: every provider against an fp64 oracle, on all tokens or on a sample of them where there are many.
+
+`check_provider` is the gate that a provider passes before it is timed; `run_checks` is the suite behind
+`ssabench check`. Budgets are those of `kernels.testing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import kernels
+from bench.providers import Problem, Provider, get_provider, make_problem
+from bench.records import Correctness, Shape, TensorError
+from bench.workloads import make_tokens
+from kernels import reference
+from kernels.layout import BlockLayout
+from kernels.testing import Comparison, Inputs, compare, compare_ssa, selection_errors
+
+# Elements of the oracle's fp64 scores [R, H, N] that a check may build; about six such arrays are alive in backward.
+_ORACLE_ELEMENTS = 2**27
+_FEWEST_ROWS, _MOST_ROWS = 8, 256
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    name: str
+    correctness: Correctness
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem of the suite."""
+
+    workload: str
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    compression_block: int = 4
+    window_shift: int = 0
+    topk: int = 8
+
+    def shape(self, dtype: str) -> Shape:
+        return Shape(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            dtype=dtype,  # type: ignore[arg-type]  # one of the literals below
+            compression_block=self.compression_block,
+            selection_block=8,
+            window=8,
+            window_shift=self.window_shift,
+            topk=self.topk,
+        )
+
+    def name(self, provider: str, dtype: str) -> str:
+        group = f"{self.heads} x {self.head_dim} / {self.kv_heads} kv"
+        return f"{provider} {dtype}: {self.workload}, {self.tokens:,} tokens, {group}, m_cmp {self.compression_block}"
+
+
+_QUICK = [
+    Case("mesh:deer", 1024, 8, 2, 32),
+    Case("gyroid", 777, 16, 1, 64, compression_block=8, window_shift=4),
+]
+_CASES = [
+    *_QUICK,
+    Case("sphere", 1500, 4, 4, 128, topk=200),  # more than there are blocks
+    Case("mesh:plant", 640, 32, 1, 16, topk=3),
+    Case("gyroid", 500, 6, 2, 48, window_shift=3),
+    Case("gyroid", 1, 2, 1, 100),
+]
+# 131,072 tokens against the oracle on sampled rows.
+_LARGE = [
+    Case("gyroid", 131_072, 16, 1, 64),
+    Case("gyroid", 131_072, 32, 2, 32),
+    Case("mesh:deer", 131_072, 32, 2, 32, compression_block=8, window_shift=4),
+]
+
+
+def run_checks(
+    device: torch.device | str, *, quick: bool = False, progress: Callable[[str, int, int], None] | None = None
+) -> list[CheckResult]:
+    """Check every SSA implementation and every baseline that can run on the device.
+
+    Args:
+        quick: two small problems instead of all.
+        progress: called with what starts now, checks done, checks in all; once more at the end.
+    """
+    device = torch.device(device)
+    planned = [
+        (case, provider, dtype)
+        for provider, dtype in _candidates(device)
+        for case in _cases(device, provider, dtype, quick=quick)
+    ]
+    results = []
+    for done, (case, provider, dtype) in enumerate(planned):
+        name = case.name(provider.name, dtype)
+        if progress is not None:
+            progress(name, done, len(planned))
+        tokens = make_tokens(case.workload, case.tokens, None)
+        problem = make_problem(tokens, case.shape(dtype), device=device, seed=0)
+        if provider.unavailable(problem) is None:
+            results.append(CheckResult(name, check_provider(provider, provider.adapt(problem))))
+    if progress is not None:
+        progress("done", len(planned), len(planned))
+    return results
+
+
+def _candidates(device: torch.device) -> list[tuple[Provider, str]]:
+    if device.type == "cpu":
+        names = [("ssa-eager", "float32"), ("ssa-triton", "float16"), ("ssa-triton", "float32")]
+        names += [("nsa-eager", "float32"), ("dense-sdpa-cpu", "float32"), ("packed-sdpa-cpu", "float32")]
+    else:
+        names = [("ssa-triton", dtype) for dtype in ("bfloat16", "float16", "float32")]
+        names += [("ssa-eager", "bfloat16"), ("nsa-triton", "bfloat16"), ("ssa-flex", "bfloat16")]
+        kernels_of = ("sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "flash-attn", "flash-attn-4", "flex")
+        names += [(f"dense-{impl}", "bfloat16") for impl in kernels_of] + [("packed-sdpa-flash", "bfloat16")]
+    return [(get_provider(name), dtype) for name, dtype in names]
+
+
+def _cases(device: torch.device, provider: Provider, dtype: str, *, quick: bool) -> Sequence[Case]:
+    if quick:
+        return _QUICK
+    if provider.family != "ssa":
+        return _QUICK
+    large = device.type == "cuda" and provider.name == "ssa-triton" and dtype == "bfloat16"
+    return _CASES + _LARGE if large else _CASES
+
+
+def check_provider(provider: Provider, problem: Problem) -> Correctness:
+    """Output and all gradients of a provider against its oracle, and the selection where there is one.
+
+    The oracle is exact attention of the provider's family in fp64: sparse attention for the blocks that the provider
+    selects, dense attention, or dense attention between region means.
+    """
+    rows = _sampled_rows(problem)
+    selection = None
+    if provider.family in ("ssa", "nsa"):
+        compared, selection = _check_sparse(provider, problem, rows)
+        oracle = "fp64 sparse attention on equal selections"
+    else:
+        oracle_of = _dense_oracle if provider.family == "dense" else _packed_oracle
+
+        def forward(x: Inputs) -> Tensor:
+            return oracle_of(x, problem.layout, rows)
+
+        compared = compare(
+            lambda x: provider.forward(problem, x), forward, forward, problem.inputs, provider.grads, rows
+        )
+        oracle = "fp64 dense attention" if provider.family == "dense" else "fp64 attention between region means"
+    tokens = problem.layout.num_tokens
+    checked = "all" if rows is None else f"{len(rows)} sampled"
+    return Correctness(
+        passed=all(item.passed for item in compared) and not selection,
+        oracle=f"{oracle}, {checked} of {tokens:,} tokens",
+        tensors=[TensorError(name=item.name, error=item.error, budget=item.budget) for item in compared],
+        selection_errors=selection,
+    )
+
+
+def _check_sparse(provider: Provider, problem: Problem, rows: Tensor | None) -> tuple[list[Comparison], int]:
+    layout, inputs = problem.layout, problem.inputs
+    blocks = kernels.select_blocks(
+        inputs.q, inputs.k_cmp, layout, topk=problem.topk, impl=provider.selection_impl or "auto"
+    )
+    compared = compare_ssa(
+        lambda x: provider.forward(problem, x),
+        blocks,
+        inputs,
+        layout,
+        plain="reference" if provider.selection_impl == "eager" else "eager",
+        rows=rows,
+    )
+    with torch.no_grad():
+        scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, rows=rows)
+    return compared, selection_errors(blocks if rows is None else blocks[:, rows], scores)
+
+
+def _dense_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tensor:
+    return reference.full_attention(x.q, x.k, x.v, layout, rows=rows)
+
+
+def _packed_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tensor:
+    """Attention between the means of 2^3 regions, with regions found anew from the coordinates."""
+    cells = torch.cat([layout.coords[:, :1], layout.coords[:, 1:] // 2], dim=1)
+    regions, member = cells.unique(dim=0, return_inverse=True)
+
+    def mean(tensor: Tensor) -> Tensor:
+        total = tensor.new_zeros(len(regions), *tensor.shape[1:]).index_add(0, member, tensor)
+        return total / member.bincount(minlength=len(regions))[:, None, None].to(tensor)
+
+    q, k, v = mean(x.q), mean(x.k), mean(x.v)
+    wanted = member if rows is None else member[rows]
+    group = q.shape[1] // k.shape[1]
+    scores = torch.einsum("nhd,mhd->nhm", q[wanted], k.repeat_interleave(group, dim=1)) / math.sqrt(q.shape[2])
+    foreign = regions[wanted, 0][:, None] != regions[None, :, 0]
+    probabilities = scores.masked_fill(foreign[:, None], -math.inf).softmax(-1)
+    return torch.einsum("nhm,mhd->nhd", probabilities, v.repeat_interleave(group, dim=1))
+
+
+def _sampled_rows(problem: Problem) -> Tensor | None:
+    """int64 [R] sorted: first, last and random tokens, as many as the oracle's memory allows; None for all."""
+    tokens, heads = problem.layout.num_tokens, problem.shape.heads
+    if heads * tokens**2 <= _ORACLE_ELEMENTS or tokens <= _FEWEST_ROWS:
+        return None
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, _ORACLE_ELEMENTS // (heads * tokens)))
+    generator = torch.Generator().manual_seed(problem.workload.seed)
+    inner = torch.randperm(tokens - 2, generator=generator)[: count - 2] + 1
+    return torch.cat([torch.tensor([0, tokens - 1]), inner]).sort().values.to(problem.device)

@@ -1,0 +1,53 @@
+"""What every test relies on: the interpreter where there is no GPU, poisoned memory, and no hidden randomness."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from unittest import mock
+
+# Triton reads this when a kernel is defined, so it is set before anything imports one.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
+import torch
+from torch import Tensor
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """Fill uninitialised memory with NaN (integers: a huge value), so that an element nobody writes is seen."""
+
+    def poisoned(allocate: object) -> object:
+        def run(*args: object, **kwargs: object) -> Tensor:
+            x: Tensor = allocate(*args, **kwargs)  # type: ignore[operator]
+            if x.is_meta or type(x) is not Tensor or torch.compiler.is_compiling():
+                return x
+            if x.is_floating_point():
+                x.fill_(torch.nan)
+            elif x.dtype in (torch.int32, torch.int64):
+                x.fill_(torch.iinfo(x.dtype).max // 2)
+            return x
+
+        return run
+
+    with (
+        mock.patch.object(torch, "empty", poisoned(torch.empty)),
+        mock.patch.object(torch, "empty_like", poisoned(torch.empty_like)),
+        mock.patch.object(Tensor, "new_empty", poisoned(Tensor.new_empty)),
+    ):
+        yield
