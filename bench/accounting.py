@@ -2,8 +2,8 @@
 
 A multiplication and an addition count as two operations; exponentials are not counted. Forward attention of n queries
 to m keys takes two matrix products, 4 n m D per head; backward recomputes one and adds four: 2.5 times the forward
-count, the convention of FlashAttention. Bytes count every input tensor read once and every output tensor written once: what
-no implementation can go below, not an estimate of what it moves.
+count, the convention of FlashAttention. Bytes count every input tensor read once and every output tensor written once:
+what no implementation can go below, not an estimate of what it moves.
 
 Legend: b samples, w windows, N_b tokens, M_b compression blocks, n_w tokens of a window, H heads, Hkv key-value heads,
 D head width, S blocks chosen by a token.

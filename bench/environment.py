@@ -78,7 +78,7 @@ def capture(device: torch.device | str) -> Environment:
     threads = torch.get_num_threads()
     return Environment(
         device=name,
-        device_type=device.type,
+        device_type="cuda" if device.type == "cuda" else "cpu",
         **facts,
         driver=gpu.driver,
         cuda=torch.version.cuda,

@@ -1,0 +1,74 @@
+"""The `ssabench` command: global options and the list of commands."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import check, info, report, reproduce, speed
+from cli.errors import ErrorGroup
+
+app = typer.Typer(
+    name="ssabench",
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a check failed, 2 bad input, 3 a fault of ssabench.",
+)
+app.command("info")(info.info)
+app.command("check")(check.check)
+app.command("speed")(speed.speed)
+app.add_typer(reproduce.app, name="reproduce")
+app.command("report")(report.report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bench.version import version
+
+        print(f"ssabench {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Measure Spatial Sparse Attention: kernels proven against an exact oracle, timed against the alternatives.
+
+    \b
+    What can run on this machine        ssabench info
+    Are the kernels right here          ssabench check
+    How fast are they                   ssabench speed --tokens 8K,32K
+    The paper's run-time figure         ssabench reproduce speed --out out
+    """
+    require_own_kernels()
+
+
+def require_own_kernels() -> None:
+    """Stop if `import kernels` would load another distribution's package of that name.
+
+    Raises:
+        ValueError: naming both places.
+    """
+    ours = Path(__file__).resolve().parent.parent
+    spec = importlib.util.find_spec("kernels")
+    if spec is None or spec.origin is None or Path(spec.origin).resolve().parent.parent != ours:
+        found = "nowhere" if spec is None else spec.origin or "a folder without __init__.py"
+        raise ValueError(
+            f"`import kernels` must find ssabench's own package in {ours}, but finds {found}; "
+            "uninstall the other distribution or use a fresh environment"
+        )
+
+
+def main() -> None:
+    app()

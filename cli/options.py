@@ -1,0 +1,62 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Annotated
+
+import typer
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.", show_default=False),
+]
+
+_SUFFIXES = {"": 1, "K": 1024, "M": 1024**2}
+
+
+class DType(enum.StrEnum):
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Direction(enum.StrEnum):
+    fwd = "fwd"
+    bwd = "bwd"
+    fwd_bwd = "fwd_bwd"
+
+
+def resolve_device(device: str | None) -> str:
+    """The device asked for, or the best one here.
+
+    Raises:
+        ValueError: not a device, or not one of this machine.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+    if device.startswith("cuda") and int(match[1] or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def parse_tokens(values: list[str]) -> list[int]:
+    """Token counts from repeated or comma-separated values; K is 1024, M is 1024 K.
+
+    Raises:
+        ValueError: a value that is no positive count.
+    """
+    counts = []
+    for value in ",".join(values).split(","):
+        match = re.fullmatch(r"(\d+)([KM]?)", value.strip().upper())
+        count = int(match[1]) * _SUFFIXES[match[2]] if match else 0
+        if count < 1:
+            raise ValueError(f"--tokens takes counts such as 8192, 8K or 1M, got {value!r}")
+        counts.append(count)
+    return counts

@@ -1,0 +1,106 @@
+"""`ssabench speed`: time providers on workloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import DeviceOption, Direction, DType, parse_tokens, resolve_device
+from cli.output import print_speed, progress_bar
+
+
+def speed(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="gyroid, sphere or mesh:NAME of a shipped mesh. Repeatable. Default: gyroid.", show_default=False
+        ),
+    ] = None,
+    mesh: Annotated[
+        list[Path] | None, typer.Option(help="A mesh file to use as a workload. Repeatable.", show_default=False)
+    ] = None,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Token counts, e.g. 8K,32K. Repeatable. Default: the paper's 8K to 128K; on a CPU 512 to 4K.",
+            show_default=False,
+        ),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Provider to time, * allowed, e.g. 'dense-*'. Repeatable. Default: what a comparison needs here; "
+            "ssabench info lists all.",
+            show_default=False,
+        ),
+    ] = None,
+    direction: Annotated[
+        list[Direction] | None, typer.Option(help="Pass to time. Repeatable. Default: all three.", show_default=False)
+    ] = None,
+    heads: Annotated[int, typer.Option(help="Query heads.")] = 32,
+    kv_heads: Annotated[int, typer.Option(help="Key-value heads.")] = 2,
+    head_dim: Annotated[int, typer.Option(help="Width of a head.")] = 32,
+    dtype: Annotated[
+        DType | None, typer.Option(help="Default: bfloat16; on a CPU float32.", show_default=False)
+    ] = None,
+    compression_block: Annotated[int, typer.Option(help="Side of a compression block in voxels.")] = 4,
+    selection_block: Annotated[int, typer.Option(help="Side of a selection block in voxels.")] = 8,
+    window: Annotated[int, typer.Option(help="Side of a window in voxels.")] = 8,
+    window_shift: Annotated[int, typer.Option(help="Shift of the windows in voxels.")] = 0,
+    topk: Annotated[int, typer.Option(help="Selection blocks that a token attends to.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    device: DeviceOption = None,
+    limit: Annotated[
+        float, typer.Option(help="Seconds a call may take; slower ones are predicted from smaller sizes and left out.")
+    ] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Write the records to this JSONL file.", show_default=False)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file of --out: keep what this commit measured here.")
+    ] = False,
+) -> None:
+    """Check, then time providers on workloads: forward, backward, both, and each branch of sparse attention.
+
+    A provider that fails its check gets no time. One that cannot run is listed with the reason.
+
+    \b
+    ssabench speed
+    ssabench speed --tokens 8K,128K --provider ssa-triton --provider 'dense-*' --out speed.jsonl
+    ssabench speed --mesh chair.obj --tokens 32K --direction fwd
+    """
+    from bench.providers import default_providers, match_providers
+    from bench.records import Shape
+    from bench.speed import PASSES, Plan, paper_plan, run_speed
+
+    if resume and out is None:
+        raise ValueError("--resume needs --out, the file to go on with")
+    if out is not None and out.exists() and not resume:
+        raise ValueError(f"--out {out} exists; add --resume to go on with it, or name another file")
+    where = resolve_device(device)
+    defaults = paper_plan(where)
+    specs = [*(workload or []), *(f"mesh:{path}" for path in mesh or [])]
+    plan = Plan(
+        workloads=specs or ["gyroid"],
+        tokens=parse_tokens(tokens) if tokens else defaults.tokens,
+        providers=match_providers(provider) if provider else default_providers(where),
+        shape=Shape(
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            dtype=dtype.value if dtype else defaults.shape.dtype,
+            compression_block=compression_block,
+            selection_block=selection_block,
+            window=window,
+            window_shift=window_shift,
+            topk=topk,
+        ),
+        directions=[chosen.value for chosen in direction] if direction else PASSES,
+        limit_s=limit,
+        seed=seed,
+    )
+    with progress_bar() as progress:
+        records = run_speed(plan, device=where, out=out, resume=resume, progress=progress)
+    print_speed(records)
+    if out is not None:
+        print(f"records: {out}")
