@@ -163,20 +163,20 @@ def default_providers(device: torch.device | str) -> list[str]:
     return ["ssa-triton", "nsa-triton", *dense_kernels, "packed-sdpa-flash"]
 
 
-def block_indices(problem: Problem) -> Tensor:
-    """int32 [Hkv, N, S]: the blocks that the problem's inputs select, computed once."""
+def block_indices(problem: Problem, impl: str = "auto") -> Tensor:
+    """int32 [Hkv, N, S]: the blocks that the problem's inputs select, computed once for each implementation."""
 
     def select() -> Tensor:
         with torch.no_grad():
-            inputs = problem.inputs
-            return kernels.select_blocks(inputs.q, inputs.k_cmp, problem.layout, topk=problem.topk)
+            x = problem.inputs
+            return kernels.select_blocks(x.q, x.k_cmp, problem.layout, topk=problem.topk, impl=impl)
 
-    return problem.once("block_indices", select)
+    return problem.once(f"block_indices {impl}", select)
 
 
 def stages(problem: Problem, impl: str) -> dict[Stage, Branch]:
     """The stages of spatial sparse attention in the order they run; the selected branch gets its blocks ready-made."""
-    layout, indices = problem.layout, block_indices(problem)
+    layout, indices = problem.layout, block_indices(problem, impl)
     return {
         "cmp": Branch(
             lambda x: kernels.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl=impl), ("q", "k_cmp", "v_cmp")
@@ -217,7 +217,7 @@ def _sparse_provider(family: Literal["ssa", "nsa"], impl: str) -> Provider:
         unavailable=lambda problem: _sparse_unavailable(impl, problem),
         forward=forward,
         grads=_SSA_INPUTS,
-        costs=_sparse_costs,
+        costs=lambda problem: _sparse_costs(impl, problem),
         adapt=_same if spatial else _serial_problem,
         branches=(lambda problem: stages(problem, impl)) if spatial else None,
         selection_impl=impl,
@@ -241,8 +241,8 @@ def _serial_problem(problem: Problem) -> Problem:
     return problem.once("serial", build)
 
 
-def _sparse_costs(problem: Problem) -> Costs:
-    return ssa_costs(problem.layout, block_indices(problem), problem.shape)["total"]
+def _sparse_costs(impl: str, problem: Problem) -> Costs:
+    return ssa_costs(problem.layout, block_indices(problem, impl), problem.shape)["total"]
 
 
 def _sparse_unavailable(impl: str, problem: Problem) -> str | None:
@@ -273,7 +273,7 @@ def _flex_provider() -> Provider:
         ),
         forward=forward,
         grads=_SSA_INPUTS,
-        costs=_sparse_costs,
+        costs=lambda problem: _sparse_costs("auto", problem),
     )
 
 

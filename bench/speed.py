@@ -38,7 +38,7 @@ class Plan:
     Attributes:
         workloads: specifications that `bench.workloads.make_tokens` reads.
         limit_s: seconds that one call may take; a provider predicted to need more at a size is not run there.
-        max_seconds: seconds of sampling per measurement.
+        min_samples, max_seconds: fewest samples, and seconds of sampling, of a measurement.
     """
 
     workloads: Sequence[str]
@@ -47,6 +47,7 @@ class Plan:
     shape: Shape
     directions: Sequence[Pass] = PASSES
     limit_s: float = 30.0
+    min_samples: int = 5
     max_seconds: float = 2.0
     seed: int = 0
 
@@ -61,7 +62,7 @@ def paper_plan(device: torch.device | str) -> Plan:
     on_cpu = torch.device(device).type == "cpu"
     return Plan(
         workloads=("gyroid", "mesh:deer"),
-        tokens=(512, 1024, 2048, 4096) if on_cpu else (8192, 16384, 32768, 65536, 131072),
+        tokens=(256, 512, 1024, 2048) if on_cpu else (8192, 16384, 32768, 65536, 131072),
         providers=default_providers(device),
         shape=Shape(
             heads=32,
@@ -74,8 +75,9 @@ def paper_plan(device: torch.device | str) -> Plan:
             window_shift=0,
             topk=8,
         ),
-        limit_s=5.0 if on_cpu else 30.0,
-        max_seconds=0.5 if on_cpu else 2.0,
+        limit_s=4.0 if on_cpu else 30.0,
+        min_samples=3 if on_cpu else 5,
+        max_seconds=0.3 if on_cpu else 2.0,
     )
 
 
@@ -256,7 +258,8 @@ class _Run:
         ]
         if provider.branches is None:
             return jobs
-        branch_costs = ssa_costs(problem.layout, block_indices(problem), problem.shape)
+        chosen = block_indices(problem, provider.selection_impl or "auto")
+        branch_costs = ssa_costs(problem.layout, chosen, problem.shape)
         for stage, branch in provider.branches(problem).items():
             for direction in directions:
                 if direction == "fwd" or (direction == "bwd" and branch.grads):
@@ -274,7 +277,9 @@ class _Run:
         try:
             baseline = timing.allocated_bytes(self.device)
             call = _call(job.forward, job.grads, problem, job.direction)
-            samples = timing.measure(call, self.device, max_seconds=self.plan.max_seconds)
+            samples = timing.measure(
+                call, self.device, min_samples=self.plan.min_samples, max_seconds=self.plan.max_seconds
+            )
             peak = timing.peak_memory(call, self.device, baseline=baseline)
         except Exception as error:  # as in `measure`: running out of memory here must not end the sweep
             return Record(**blank, **identity, **_failure(error, self.device))

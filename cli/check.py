@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import CHECK_FAILED
 from cli.options import DeviceOption, resolve_device
 from cli.output import console, progress_bar
+
+if TYPE_CHECKING:
+    from bench.records import Correctness
 
 
 def check(
@@ -31,24 +34,29 @@ def check(
     where = resolve_device(device)
     with progress_bar() as progress:
         results = run_checks(where, quick=quick, progress=progress)
-    table = Table()
+    table = Table(
+        caption="of each check the tensor closest to its budget, and every failed one", caption_justify="left"
+    )
     for column in ("check", "tensor"):
         table.add_column(column)
-    for column in ("error", "budget"):
+    for column in ("error", "budget", "wrong blocks"):
         table.add_column(column, justify="right")
     table.add_column("result")
     for result in results:
-        checked = result.correctness
-        for tensor in checked.tensors:
-            verdict = "passed" if tensor.passed else "FAILED"
-            table.add_row(result.name, tensor.name, f"{tensor.error:.2e}", f"{tensor.budget:.2e}", verdict)
-        if checked.selection_errors is not None:
-            verdict = "FAILED" if checked.selection_errors else "passed"
-            table.add_row(result.name, "chosen blocks", f"{checked.selection_errors} rows", "0 rows", verdict)
-        table.add_section()
+        for row in _rows(result.correctness):
+            table.add_row(result.name, *row)
     console().print(table)
     failed = [result.name for result in results if not result.correctness.passed]
     if failed:
         print(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
         raise typer.Exit(CHECK_FAILED)
     print(f"all {len(results)} checks passed")
+
+
+def _rows(checked: Correctness) -> list[tuple[str, str, str, str, str]]:
+    """Tensor, error, budget, rows with wrong blocks, result: of the failed tensors, else of the worst."""
+    blocks = "-" if checked.selection_errors is None else f"{checked.selection_errors} rows"
+    failed = [tensor for tensor in checked.tensors if not tensor.passed]
+    shown = failed or [max(checked.tensors, key=lambda tensor: tensor.error / tensor.budget if tensor.budget else 0.0)]
+    verdict = "passed" if checked.passed else "FAILED"
+    return [(tensor.name, f"{tensor.error:.2e}", f"{tensor.budget:.2e}", blocks, verdict) for tensor in shown]
