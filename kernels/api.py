@@ -101,7 +101,8 @@ def compressed_lse(
     name = resolve_impl(impl, q)
     with torch.no_grad():
         if name == "reference":
-            return reference.compressed_lse(q, k_cmp, layout, scale=scale)
+            wide = _lse_dtype(q)
+            return reference.compressed_lse(q.to(wide), k_cmp.to(wide), layout, scale=scale)
         # Any values will do.
         lse: Tensor = _module(name).compressed_attention(q, k_cmp, k_cmp, layout, scale=scale)[1]
         return lse
@@ -135,8 +136,12 @@ def select_blocks(
     _check_queries(q, layout)
     _check_keys(q, layout.compression_coords.shape[0], k_cmp=k_cmp)
     _check_topk(topk)
-    if lse is not None and lse.shape != q.shape[:2]:
-        raise ValueError(f"lse must be [{q.shape[0]}, {q.shape[1]}], got {list(lse.shape)}")
+    if lse is not None:
+        if lse.shape != q.shape[:2] or lse.dtype != _lse_dtype(q):
+            raise ValueError(
+                f"lse must be {_lse_dtype(q)} [{q.shape[0]}, {q.shape[1]}], got {lse.dtype} {list(lse.shape)}"
+            )
+        _check_device(q, lse=lse)
     scale = _default_scale(q, scale)
     name = resolve_impl(impl, q)
     with torch.no_grad():
@@ -275,6 +280,10 @@ def _triton_unavailable(q: Tensor) -> str | None:
     return None
 
 
+def _lse_dtype(q: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
+
+
 def _default_scale(q: Tensor, scale: float | None) -> float:
     if scale is None:
         return 1.0 / math.sqrt(q.shape[2])
@@ -321,5 +330,5 @@ def _check_device(q: Tensor, **tensors: Tensor) -> None:
 
 
 def _check_topk(topk: int) -> None:
-    if not isinstance(topk, int) or topk < 1:
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
         raise ValueError(f"topk must be a positive integer, got {topk!r}")

@@ -166,8 +166,8 @@ class BlockLayout:
             raise ValueError(
                 f"selection_block must be a multiple of compression_block={compression_block}, got {selection_block}"
             )
-        if not 0 <= window_shift < window:
-            raise ValueError(f"window_shift must be in [0, window={window}), got {window_shift}")
+        if not isinstance(window_shift, int) or not 0 <= window_shift < window:
+            raise ValueError(f"window_shift must be an integer in [0, window={window}), got {window_shift!r}")
 
         sample, voxel = coords[:, :1].long(), coords[:, 1:].long()
         # One digit per level: sample, selection block, compression block inside it, voxel inside that.
@@ -265,7 +265,7 @@ class BlockLayout:
 
 def _require_positive(**arguments: int) -> None:
     for name, value in arguments.items():
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
