@@ -1,0 +1,173 @@
+"""The Triton kernels against the fp64 reference: the GPU where there is one, Triton's interpreter elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+from kernels import BlockLayout, reference
+from kernels.testing import Inputs, compare, compare_ssa, selection_errors
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter cannot multiply bf16.
+DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
+
+
+def random_layout(tokens: list[int], resolution: int = 16, **blocks: int) -> BlockLayout:
+    """A batch with that many random voxels in each sample."""
+    generator = torch.Generator().manual_seed(sum(tokens))
+    voxels = torch.cat([torch.randperm(resolution**3, generator=generator)[:count] for count in tokens])
+    coords = torch.stack([voxels // resolution**2, voxels // resolution % resolution, voxels % resolution], dim=1)
+    batch = torch.repeat_interleave(torch.arange(len(tokens)), torch.tensor(tokens))
+    return BlockLayout.from_coords(
+        coords.int(), batch.int(), resolution=resolution, batch_size=len(tokens), **blocks
+    ).to(DEVICE)
+
+
+def check(layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None) -> None:
+    blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=topk, scale=scale, impl="triton")
+    scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, scale=scale)
+    assert selection_errors(blocks, scores) == 0
+
+    def forward(x: Inputs) -> Tensor:
+        return kernels.spatial_sparse_attention(*x.tensors(), layout, topk=topk, scale=scale, impl="triton")
+
+    compared = compare_ssa(forward, blocks, inputs, layout, plain="eager", scale=scale)
+    assert [item for item in compared if not item.passed] == []
+
+
+CASES = {
+    "the paper's group of 16": ([40], {}, (16, 1, 32, 4)),
+    "two kv heads, shifted windows": ([40], {"window_shift": 4}, (4, 2, 64, 3)),
+    "batch with empty samples": ([0, 23, 0, 9, 0], {}, (2, 1, 16, 2)),
+    "compression and selection blocks equal": ([40], {"compression_block": 8}, (4, 1, 32, 2)),
+    "eight-fold nesting, unequal window": ([30], {"compression_block": 2, "window": 5, "window_shift": 2}, (2, 2, 16, 3)),
+    "more blocks wanted than exist": ([30, 9], {}, (2, 1, 16, 20)),
+    "odd group and head dim": ([30], {}, (6, 2, 24, 2)),
+    "head dim 100, one query head a kv head": ([24], {}, (2, 2, 100, 2)),
+    "head dim 128": ([30], {}, (2, 1, 128, 2)),
+    "group of 32": ([20], {}, (32, 1, 16, 2)),
+    "one token": ([1], {}, (2, 1, 16, 2)),
+    "one voxel a block": ([12], {"compression_block": 1, "selection_block": 1, "window": 1}, (2, 1, 16, 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_operator_and_gradients_are_within_the_error_budget(case: str, dtype: torch.dtype) -> None:
+    tokens, blocks, (heads, kv_heads, head_dim, topk) = CASES[case]
+    layout = random_layout(tokens, **blocks)
+    inputs = Inputs.random(layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, device=DEVICE)
+    check(layout, inputs, topk)
+
+
+def test_the_serial_layout_runs_on_the_same_kernels() -> None:
+    cu_seqlens = torch.tensor([0, 17, 17, 50], dtype=torch.int32)
+    layout = BlockLayout.from_sequence(cu_seqlens, compression_block=4, selection_block=16, window=16).to(DEVICE)
+    check(layout, Inputs.random(layout, heads=4, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE), topk=2)
+
+
+@pytest.mark.parametrize("scale", [0.02, 3.0, -1.0])
+def test_any_finite_scale(scale: float) -> None:
+    layout = random_layout([24])
+    check(layout, Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE), 2, scale)
+
+
+def test_large_logits_neither_overflow_nor_vanish() -> None:
+    layout = random_layout([40])
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE)
+    check(layout, Inputs(30 * inputs.q, inputs.k, inputs.v, inputs.k_cmp, inputs.v_cmp, inputs.gates), topk=2)
+
+
+def test_no_tokens_give_empty_outputs_and_gradients() -> None:
+    layout = random_layout([0, 0])
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE).leaves()
+    o = kernels.spatial_sparse_attention(*inputs.tensors(), layout, topk=2, impl="triton")
+    o.sum().backward()
+    assert o.shape == (0, 2, 16)
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs.tensors())
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    layout = random_layout([40])
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE)
+    strided = Inputs(*(x.transpose(0, -1).contiguous().transpose(0, -1) for x in inputs.tensors()))
+    assert not strided.q.is_contiguous()
+    check(layout, strided, topk=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_branches_and_their_gradients_alone(dtype: torch.dtype) -> None:
+    layout = random_layout([36], window_shift=4)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=32, dtype=dtype, device=DEVICE)
+    blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=2, impl="triton")
+    blocks[0, ::7] = -1  # tokens without any block
+    blocks[1, 3, 1] = -1
+
+    def branch(name: str, impl: str, x: Inputs) -> Tensor:
+        if name == "compressed":
+            return kernels.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl=impl)
+        if name == "selected":
+            return kernels.selected_attention(x.q, x.k, x.v, blocks, layout, impl=impl)
+        return kernels.window_attention(x.q, x.k, x.v, layout, impl=impl)
+
+    for name, grads in (
+        ("compressed", ("q", "k_cmp", "v_cmp")),
+        ("selected", ("q", "k", "v")),
+        ("window", ("q", "k", "v")),
+    ):
+        compared = compare(
+            lambda x, name=name: branch(name, "triton", x),
+            lambda x, name=name: branch(name, "eager", x),
+            lambda x, name=name: branch(name, "reference", x),
+            inputs,
+            grads,
+        )
+        assert [(name, item) for item in compared if not item.passed] == []
+
+
+def test_gradients_are_deterministic() -> None:
+    layout = random_layout([40])
+    inputs = Inputs.random(layout, heads=4, kv_heads=1, head_dim=16, dtype=torch.float16, device=DEVICE)
+
+    def gradients() -> list[Tensor]:
+        x = inputs.leaves()
+        o = kernels.spatial_sparse_attention(*x.tensors(), layout, topk=2, impl="triton")
+        return list(torch.autograd.grad(o, x.tensors(), torch.ones_like(o)))
+
+    for first, second in zip(gradients(), gradients(), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_scores_in_several_chunks_give_the_same_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = random_layout([40, 10])
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, device=DEVICE)
+    whole = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="triton")
+    monkeypatch.setattr("kernels.triton.select._SCORE_WORKSPACE", 1)
+    chunked = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="triton")
+    torch.testing.assert_close(whole, chunked, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 1, 64), (32, 2, 32)])
+def test_rows_beyond_32_bit_addresses(heads: int, kv_heads: int, head_dim: int) -> None:
+    """131,072 tokens x 8 slots x 1,024 channels are 2^30 elements, 2^31 bytes: partial results need 64-bit addresses."""
+    line = torch.arange(131_072, dtype=torch.int32)
+    layout = BlockLayout.from_coords(
+        torch.stack([line // 4096, line // 64 % 64, line % 64], dim=1), resolution=64
+    ).to(DEVICE)
+    inputs = Inputs.random(
+        layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=torch.bfloat16, device=DEVICE
+    )
+    blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=24, impl="triton")
+    rows = torch.tensor([0, 1, 65_535, 87_382, 131_070, 131_071], device=DEVICE)
+
+    def forward(x: Inputs) -> Tensor:
+        return kernels.spatial_sparse_attention(*x.tensors(), layout, topk=24, impl="triton")
+
+    compared = compare_ssa(forward, blocks, inputs, layout, plain="eager", rows=rows)
+    assert [item for item in compared if not item.passed] == []
+    scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, rows=rows)
+    assert selection_errors(blocks[:, rows], scores) == 0
