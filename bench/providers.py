@@ -88,6 +88,7 @@ class Provider:
         costs: FLOPs and least bytes of each pass.
         adapt: the problem as this provider sees it; Native Sparse Attention sees the tokens in serial order.
         branches: the stages on their own, for providers of spatial sparse attention that expose them.
+        selection_impl: implementation that selects the blocks, for sparse attention.
         selection_impl: the `impl` of `kernels.select_blocks` that makes its selection; None where there is no
             selection or it is left to "auto".
     """
@@ -181,7 +182,9 @@ def stages(problem: Problem, impl: str) -> dict[Stage, Branch]:
         "cmp": Branch(
             lambda x: kernels.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl=impl), ("q", "k_cmp", "v_cmp")
         ),
-        "select": Branch(lambda x: kernels.select_blocks(x.q, x.k_cmp, layout, topk=problem.topk, impl=impl), ()),
+        "select": Branch(
+            lambda x: kernels.select_blocks(x.q, x.k_cmp, layout, topk=problem.topk, lse=lse, impl=impl), ()
+        ),
         "slc": Branch(lambda x: kernels.selected_attention(x.q, x.k, x.v, indices, layout, impl=impl), ("q", "k", "v")),
         "win": Branch(lambda x: kernels.window_attention(x.q, x.k, x.v, layout, impl=impl), ("q", "k", "v")),
     }
@@ -220,6 +223,7 @@ def _sparse_provider(family: Literal["ssa", "nsa"], impl: str) -> Provider:
         costs=lambda problem: _sparse_costs(impl, problem),
         adapt=_same if spatial else _serial_problem,
         branches=(lambda problem: stages(problem, impl)) if spatial else None,
+        selection_impl=impl,
         selection_impl=impl,
     )
 
