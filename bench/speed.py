@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from bench import timing
 from bench.accounting import Cost, full_attention_costs, ssa_costs
@@ -196,6 +197,8 @@ class _Run:
         timed = {record.direction for record in found if record.stage == "total" and record.status == "ok"}
         return found if timed.issuperset(self.plan.directions) else []
 
+    # A compiled forward must not give its buffers away, because backward is timed with the graph retained.
+    @functorch_config.patch(donated_buffer=False)
     def measure(self, provider: Provider, problem: Problem, growth: Growth) -> list[Record]:
         """Check the provider on the problem, then time the whole operator and its branches."""
         blank: dict[str, Any] = {
@@ -275,6 +278,7 @@ class _Run:
             "bytes": job.cost.bytes,
         }
         try:
+            _upstream(problem)  # an input, not part of the peak
             baseline = timing.allocated_bytes(self.device)
             call = _call(job.forward, job.grads, problem, job.direction)
             samples = timing.measure(
@@ -333,7 +337,7 @@ def _call(
 
     leaves = {name: getattr(problem.inputs, name).detach().requires_grad_() for name in grads}
     inputs = dataclasses.replace(problem.inputs, **leaves)
-    upstream = problem.once("upstream", lambda: _upstream(problem))
+    upstream = _upstream(problem)
 
     def gradients(o: Tensor, *, retain: bool) -> tuple[Tensor, ...]:
         return torch.autograd.grad(o, tuple(leaves.values()), upstream, retain_graph=retain)
@@ -345,10 +349,14 @@ def _call(
 
 
 def _upstream(problem: Problem) -> Tensor:
-    """Random gradient of the output, drawn on the CPU so that it is the same on every machine."""
-    generator = torch.Generator().manual_seed(problem.workload.seed + 1)
-    q = problem.inputs.q
-    return torch.randn(q.shape, generator=generator).to(q)
+    """The problem's random gradient of the output, drawn on the CPU so that it is the same on every machine."""
+
+    def draw() -> Tensor:
+        generator = torch.Generator().manual_seed(problem.workload.seed + 1)
+        q = problem.inputs.q
+        return torch.randn(q.shape, generator=generator).to(q)
+
+    return problem.once("upstream", draw)
 
 
 def _failure(error: Exception, device: torch.device) -> dict[str, Any]:

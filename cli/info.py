@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cli.options import DeviceOption, resolve_device
 from cli.output import console
+
+if TYPE_CHECKING:
+    from bench.records import Environment
 
 
 def info(device: DeviceOption = None) -> None:
@@ -39,8 +44,25 @@ def info(device: DeviceOption = None) -> None:
 
     out = console()
     out.print(environment_line(environment), markup=False)
+    if environment.device_type == "cuda":
+        out.print(_gpu_line(environment), markup=False)
     out.print(f"CPU {environment.cpu}, {environment.cpu_cores} cores; {environment.os}", markup=False)
     if environment.packages:
         found = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
         out.print(f"optional packages: {found}", markup=False)
     out.print(table)
+
+
+def _gpu_line(environment: Environment) -> str:
+    """Size, clocks, power and temperature of the GPU, as far as the driver tells."""
+    memory = environment.device_memory_bytes
+    facts = [
+        ("compute capability", environment.compute_capability, ""),
+        ("memory", None if memory is None else round(memory / 2**30), "GiB"),
+        ("multiprocessors", environment.multiprocessors, ""),
+        ("SM clock", environment.sm_clock_mhz, "MHz"),
+        ("highest SM clock", environment.max_sm_clock_mhz, "MHz"),
+        ("power limit", environment.power_limit_w, "W"),
+        ("temperature", environment.temperature_c, "°C"),
+    ]
+    return ", ".join(f"{name} {value} {unit}".rstrip() for name, value, unit in facts if value is not None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from bench import speed, timing
 from bench.accounting import full_attention_costs
@@ -228,6 +229,18 @@ def test_backward_alone_is_timed_on_a_saved_forward(register: Register, monkeypa
     run_speed(make_plan(), device="cpu")
     timed = calls[calls.index("timed") :]
     assert timed == ["timed", "no_grad", "end", "grad", "timed", "end", "timed", "grad", "end"]
+
+
+def test_compiled_providers_keep_their_buffers_for_the_next_backward(register: Register) -> None:
+    donated: set[bool] = set()
+
+    def forward(problem: Problem, x: Inputs) -> Tensor:
+        donated.add(functorch_config.donated_buffer)
+        return mean_of_values(problem, x)
+
+    register(forward=forward)
+    run_speed(make_plan(), device="cpu")
+    assert donated == {False}
 
 
 def test_the_file_is_complete_after_every_provider(register: Register, tmp_path: Path) -> None:

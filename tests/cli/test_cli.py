@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 import bench.check
 import bench.speed
+from bench.environment import capture
 from bench.records import Correctness, TensorError, read_records
 from cli.app import app, require_own_kernels
+from cli.info import _gpu_line
 from cli.options import parse_tokens, resolve_device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,13 @@ def test_info_lists_every_provider_with_a_reason_where_it_cannot_run() -> None:
     (line,) = [line for line in result.stdout.splitlines() if " dense-sdpa-flash" in line]
     assert "no" in line
     assert "needs a CUDA device" in line
+
+
+def test_info_tells_what_the_driver_knows_about_a_gpu() -> None:
+    gpu = {"compute_capability": "9.0", "device_memory_bytes": 139 * 2**30, "sm_clock_mhz": 1980}
+    assert _gpu_line(capture("cpu").model_copy(update=gpu)) == (
+        "compute capability 9.0, memory 139 GiB, SM clock 1980 MHz"
+    )
 
 
 def test_check_prints_errors_beside_budgets_and_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
