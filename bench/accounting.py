@@ -59,7 +59,7 @@ def ssa_costs(layout: BlockLayout, block_indices: Tensor, shape: Shape) -> dict[
     Forward FLOPs:
 
     * cmp: ``4 H D sum_b N_b M_b``
-    * select: ``2 H D sum_b N_b M_b``, the scores alone; it has no backward
+    * select: ``2 H D sum_b N_b M_b``, the scores alone, from q, k_cmp and the fp32 LSE; it has no backward
     * slc: ``4 H D / Hkv`` times the tokens in the chosen blocks, summed over tokens and key-value heads
     * win: ``4 H D sum_w n_w^2``
 
@@ -74,10 +74,11 @@ def ssa_costs(layout: BlockLayout, block_indices: Tensor, shape: Shape) -> dict[
     windows = layout.window_offsets.diff().tolist()
     query, key, summary = _query_bytes(tokens, shape), _key_bytes(tokens, shape), _key_bytes(summaries, shape)
     chosen = block_indices.numel() * _INDEX_BYTES
+    lse = 4 * tokens * shape.heads
 
     stages: dict[Stage, Costs] = {
         "cmp": _attention_costs(4 * width * samples, inputs=query + 2 * summary, tokens=tokens, shape=shape),
-        "select": {"fwd": Cost(2 * width * samples, query + summary + chosen)},
+        "select": {"fwd": Cost(2 * width * samples, query + summary + lse + chosen)},
         "slc": _attention_costs(
             4 * width * chosen_tokens(layout, block_indices) / shape.kv_heads,
             inputs=query + 2 * key,

@@ -88,7 +88,6 @@ class Provider:
         costs: FLOPs and least bytes of each pass.
         adapt: the problem as this provider sees it; Native Sparse Attention sees the tokens in serial order.
         branches: the stages on their own, for providers of spatial sparse attention that expose them.
-        selection_impl: implementation that selects the blocks, for sparse attention.
         selection_impl: the `impl` of `kernels.select_blocks` that makes its selection; None where there is no
             selection or it is left to "auto".
     """
@@ -176,8 +175,13 @@ def block_indices(problem: Problem, impl: str = "auto") -> Tensor:
 
 
 def stages(problem: Problem, impl: str) -> dict[Stage, Branch]:
-    """The stages of spatial sparse attention in the order they run; the selected branch gets its blocks ready-made."""
+    """The stages of spatial sparse attention in the order they run, each given what an earlier one leaves behind.
+
+    The selection gets the LSE of the compressed attention, the selected attention gets the chosen blocks.
+    """
     layout, indices = problem.layout, block_indices(problem, impl)
+    inputs = problem.inputs
+    lse = problem.once(f"lse {impl}", lambda: kernels.compressed_lse(inputs.q, inputs.k_cmp, layout, impl=impl))
     return {
         "cmp": Branch(
             lambda x: kernels.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl=impl), ("q", "k_cmp", "v_cmp")
@@ -223,7 +227,6 @@ def _sparse_provider(family: Literal["ssa", "nsa"], impl: str) -> Provider:
         costs=lambda problem: _sparse_costs(impl, problem),
         adapt=_same if spatial else _serial_problem,
         branches=(lambda problem: stages(problem, impl)) if spatial else None,
-        selection_impl=impl,
         selection_impl=impl,
     )
 

@@ -104,7 +104,7 @@ def test_bytes_are_the_sizes_of_the_tensors_read_and_written(dtype: DType, item:
     costs = ssa_costs(layout, selection, shape)
 
     assert costs["cmp"]["fwd"].bytes == q + k_cmp + v_cmp + o
-    assert costs["select"]["fwd"].bytes == q + k_cmp + indices
+    assert costs["select"]["fwd"].bytes == q + k_cmp + 4 * n * 4 + indices
     assert costs["slc"]["fwd"].bytes == q + k + v + indices + o
     assert costs["win"]["fwd"].bytes == q + k + v + o
     assert costs["total"]["fwd"].bytes == q + k + v + k_cmp + v_cmp + 3 * n * item + o

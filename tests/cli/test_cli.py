@@ -147,7 +147,7 @@ def test_a_mesh_file_is_a_workload(tmp_path: Path) -> None:
         (["speed", "--device", "cuda:99"], "--device cuda:99: torch finds"),
         (["speed", "--resume"], "--resume needs --out"),
         (["speed", *TINY, "--kv-heads", "3"], "heads must be a multiple of kv_heads=3"),
-        (["speed", *TINY, "--window-shift", "8"], "window_shift must be in [0, window=8), got 8"),
+        (["speed", *TINY, "--window-shift", "8"], "[0, window=8), got 8"),
         (["report", "missing.jsonl"], "cannot read missing.jsonl"),
         (["check", "--device", "tpu"], "--device must be"),
     ],
