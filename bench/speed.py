@@ -139,7 +139,8 @@ def run_speed(
 class Growth:
     """Predicts the time of a call from the last smaller size, growing with the square of the tokens.
 
-    The square is exact for dense attention and an upper bound for sparse attention.
+    The square is exact for dense attention and an upper bound for sparse attention. It starts from the fastest sample,
+    so that a moment of load on the machine does not rule out every larger size.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -148,8 +149,8 @@ class Growth:
 
     def learn(self, records: Sequence[Record]) -> None:
         for record in records:
-            if record.summary is not None and record.stage == "total":
-                self._last[record.provider, record.direction] = (record.workload.tokens, record.summary.p50 / 1e3)
+            if record.samples_ms and record.stage == "total":
+                self._last[record.provider, record.direction] = (record.workload.tokens, min(record.samples_ms) / 1e3)
 
     def too_slow(self, provider: str, direction: Pass, tokens: int) -> str | None:
         """Why the call should not be tried at this size, or None."""

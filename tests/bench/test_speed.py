@@ -198,10 +198,10 @@ def test_a_size_predicted_to_exceed_the_limit_is_not_run(register: Register, mon
     assert large.reason == "predicted 4.0 s a call exceeds the limit of 3 s (--limit)"
 
 
-def test_the_prediction_starts_from_the_last_measured_size(register: Register) -> None:
+def test_the_prediction_starts_from_the_fastest_sample_of_the_last_measured_size(register: Register) -> None:
     register()
     (measured,) = run_speed(make_plan(directions=["fwd"]), device="cpu")
-    slow = measured.model_copy(update={"summary": timing.summarise([2000.0])})
+    slow = measured.model_copy(update={"samples_ms": [90000.0, 2000.0, 3000.0]})
     growth = Growth(limit_s=10.0)
     growth.learn([slow])
     assert growth.too_slow("dense-fake", "fwd", 128) is None
