@@ -165,7 +165,9 @@ def check_provider(provider: Provider, problem: Problem) -> Correctness:
 
 def _check_sparse(provider: Provider, problem: Problem, rows: Tensor | None) -> tuple[list[Comparison], int]:
     layout, inputs = problem.layout, problem.inputs
-    blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=problem.topk, impl=provider.selection_impl)
+    blocks = kernels.select_blocks(
+        inputs.q, inputs.k_cmp, layout, topk=problem.topk, impl=provider.selection_impl or "auto"
+    )
     compared = compare_ssa(
         lambda x: provider.forward(problem, x),
         blocks,

@@ -1,7 +1,7 @@
 """The record: one JSON line per measurement, and the file that holds them.
 
-A speed record carries raw samples only if its provider ran *and* passed its correctness check; pydantic refuses anything
-else, so a time without a passed check cannot be written down.
+A speed record carries raw samples only if its provider ran *and* passed its correctness check; pydantic refuses
+anything else, so a time without a passed check cannot be written down.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Status = Literal["ok", "unavailable", "failed_check", "out_of_memory", "error"]
 Pass = Literal["fwd", "bwd", "fwd_bwd"]

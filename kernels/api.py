@@ -91,7 +91,8 @@ def compressed_attention(
 def compressed_lse(
     q: Tensor, k_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, impl: str = "auto"
 ) -> Tensor:
-    """Natural-log LSE of each token's compressed scores: fp32 [N, H] (fp64 for fp64 inputs), what `select_blocks` needs.
+    """Natural-log LSE of each token's compressed scores: fp32 [N, H] (fp64 for fp64 inputs), what `select_blocks`
+    needs.
 
     Carries no gradient. Arguments and errors as `compressed_attention`.
     """
@@ -308,9 +309,7 @@ def _check_keys(q: Tensor, rows: int, **tensors: Tensor) -> None:
     first: Tensor | None = None
     for name, x in tensors.items():
         if x.ndim != 3 or x.shape[0] != rows or x.shape[2] != q.shape[2] or x.dtype != q.dtype:
-            raise ValueError(
-                f"{name} must be {q.dtype} [{rows}, Hkv, {q.shape[2]}], got {x.dtype} {list(x.shape)}"
-            )
+            raise ValueError(f"{name} must be {q.dtype} [{rows}, Hkv, {q.shape[2]}], got {x.dtype} {list(x.shape)}")
         heads, kv_heads = q.shape[1], x.shape[1]
         if kv_heads < 1 or heads % kv_heads or heads // kv_heads > _MAX_GROUP:
             raise ValueError(

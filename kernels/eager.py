@@ -9,8 +9,10 @@ Legend: n queries and m keys of a segment, G query heads per kv head, D head dim
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,9 +40,7 @@ def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *,
     num_tokens, heads, _ = q.shape
     kv_heads = k_cmp.shape[1]
     chosen = torch.full((kv_heads, num_tokens, topk), -1, dtype=torch.int32, device=q.device)
-    samples = zip(
-        _spans(layout.cu_seqlens), _spans(layout.cu_compression), _spans(layout.cu_selection), strict=True
-    )
+    samples = zip(_spans(layout.cu_seqlens), _spans(layout.cu_compression), _spans(layout.cu_selection), strict=True)
     for (first, last), (cmp_first, cmp_last), (slc_first, slc_last) in samples:
         keys = k_cmp[cmp_first:cmp_last]
         inner = layout.selection_compression[slc_first + 1 : slc_last] - cmp_first
@@ -49,7 +49,9 @@ def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *,
         for rows in _chunks(first, last, heads * len(keys)):
             by_group = q[rows].unflatten(1, (kv_heads, -1)).to(lse.dtype)
             scores = torch.einsum("nhgd,mhd->hngm", by_group, keys.to(lse.dtype)) * scale
-            probabilities = (scores - lse[rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)[..., None]).exp().sum(2)
+            by_head = (scores - lse[rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)[..., None]).exp()
+            # Head after head: torch's reductions may sum each column in another order, which breaks exact ties.
+            probabilities = functools.reduce(torch.add, by_head.unbind(2))
             by_block = probabilities.new_zeros(*probabilities.shape[:2], slc_last - slc_first)
             by_block.index_add_(2, parent, probabilities)
             order = by_block.sort(dim=2, descending=True, stable=True).indices
@@ -107,9 +109,7 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale
 
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
         wide = _accumulation_dtype(q)
         group = q.shape[1] // k.shape[1]
         o = torch.zeros(q.shape, dtype=wide, device=q.device)
@@ -181,8 +181,7 @@ def _tiles(segments: Segments, kv_heads: int, group: int) -> Iterator[tuple[int,
 
 
 def _spans(offsets: Tensor) -> list[tuple[int, int]]:
-    values = offsets.tolist()
-    return list(zip(values[:-1], values[1:], strict=True))
+    return list(pairwise(offsets.tolist()))
 
 
 def _chunks(first: int, last: int, elements_per_row: int) -> Iterator[slice]:

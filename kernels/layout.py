@@ -121,8 +121,8 @@ class BlockLayout:
     ) -> BlockLayout:
         """Partition serialised sequences into 1-D blocks of fixed length, as Native Sparse Attention does.
 
-        The same kernels then compute NSA's three branches (arXiv 2502.11089) with non-overlapping compression blocks and
-        a block-local window, non-causal. Tokens keep their order; `coords` holds (sample, position, 0, 0).
+        The same kernels then compute NSA's three branches (arXiv 2502.11089) with non-overlapping compression blocks
+        and a block-local window, non-causal. Tokens keep their order; `coords` holds (sample, position, 0, 0).
 
         Args:
             cu_seqlens: int32 [B + 1], first token of each sequence, starting with 0, never decreasing.

@@ -1,10 +1,10 @@
 """The oracle: every stage of Spatial Sparse Attention as plain masked softmax, in any floating dtype.
 
-Written to be read and to be right, not to be fast: each stage builds its [rows, H, keys] scores. It shares no helper with
-the other implementations and derives every mask from coordinates, never from the offsets that the kernels trust.
+Written to be read and to be right, not to be fast: each stage builds its [rows, H, keys] scores. It shares no helper
+with the other implementations and derives every mask from coordinates, never from the offsets that the kernels trust.
 
-Every function takes `rows`: an int64 [R] list of query tokens, None for all. Outputs then have R rows. That is how large
-problems are checked: exactly, on a sample of rows.
+Every function takes `rows`: an int64 [R] list of query tokens, None for all. Outputs then have R rows. That is how
+large problems are checked: exactly, on a sample of rows.
 
 Legend: N tokens, M blocks, H query heads, Hkv kv heads, G = H / Hkv, D head dim, S selected blocks.
 Source: arXiv 2505.17412, section 3.3.
@@ -12,6 +12,7 @@ Source: arXiv 2505.17412, section 3.3.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -21,7 +22,13 @@ from kernels.layout import BlockLayout
 
 
 def compressed_attention(
-    q: Tensor, k_cmp: Tensor, v_cmp: Tensor, layout: BlockLayout, *, scale: float | None = None, rows: Tensor | None = None
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """[R, H, D]: each token attends to all compression blocks of its sample."""
     probabilities = _compressed_probabilities(q, k_cmp, layout, scale, rows)
@@ -45,10 +52,16 @@ def block_scores(
     """
     probabilities = _compressed_probabilities(q, k_cmp, layout, scale, rows)  # [R, H, M_cmp]
     kv_heads = k_cmp.shape[1]
-    by_group = probabilities.unflatten(1, (kv_heads, -1)).sum(2).transpose(0, 1)  # [Hkv, R, M_cmp]
+    # Head after head, then child after child: torch's reductions and matrix products may sum each column in another
+    # order, which breaks exact ties.
+    by_head = probabilities.unflatten(1, (kv_heads, -1)).unbind(2)
+    by_group = functools.reduce(torch.add, by_head).transpose(0, 1)  # [Hkv, R, M_cmp]
     parent = _cells(layout.compression_coords, layout.selection_block // layout.compression_block)
-    inside = _same(parent, layout.selection_coords)  # [M_cmp, M_slc]
-    scores = by_group @ inside.to(by_group)
+    inside = _same(layout.selection_coords, parent)  # [M_slc, M_cmp]
+    present, child = inside.byte().sort(dim=1, descending=True, stable=True)
+    scores = by_group.new_zeros(*by_group.shape[:2], inside.shape[0])
+    for nth in range(int(inside.sum(1).max()) if inside.numel() else 0):
+        scores = scores + by_group[..., child[:, nth]] * present[:, nth]
     sample = _select_rows(layout.coords[:, 0], rows)
     foreign = sample[:, None] != layout.selection_coords[None, :, 0]  # [R, M_slc]
     return scores.masked_fill(foreign, -1.0)
@@ -63,7 +76,7 @@ def select_blocks(
     scale: float | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """int32 [Hkv, R, S=topk]: the best-scored selection blocks, best first, ties to the lower block id, padded with -1."""
+    """int32 [Hkv, R, S = topk]: the best-scored selection blocks, best first, ties to the lower id, padded with -1."""
     scores = block_scores(q, k_cmp, layout, scale=scale, rows=rows)
     ranked, blocks = scores.sort(dim=-1, descending=True, stable=True)
     blocks = blocks.masked_fill(ranked < 0, -1)[..., :topk].int()

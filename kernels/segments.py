@@ -4,11 +4,11 @@ A segment pairs a list of query tokens with a list of key rows; every query of a
 
 * compressed: one segment a sample; its tokens against its compression blocks.
 * window: one segment a window; its tokens against themselves.
-* selected: one segment a selection block and kv head; the tokens that chose the block against the block's tokens. A token
-  appears in up to S segments, once for each slot of `block_indices`; its partial results are merged by their LSE.
+* selected: one segment a selection block and kv head; the tokens that chose the block against the block's tokens. A
+token   appears in up to S segments, once for each slot of `block_indices`; its partial results are merged by their LSE.
 
-Seeing the selected branch from the block's side (an inversion of `block_indices` to CSR) loads each block's keys once for
-many queries, which is what gives the matrix units enough rows to work on.
+Seeing the selected branch from the block's side (an inversion of `block_indices` to CSR) loads each block's keys once
+for many queries, which is what gives the matrix units enough rows to work on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Query lists against key lists. Legend: M segments, L list length, C = Hkv where lists differ by kv head, else 1."""
+    """Query lists against key lists. Legend: M segments, L list length, C = Hkv if lists differ by kv head, else 1."""
 
     query_slots: Tensor | None  # int32 [C, L]: slots of the queries, segment by segment; None: 0, 1, 2, ...
     query_offsets: Tensor  # int32 [C, M + 1]: first position of each segment in query_slots

@@ -1,8 +1,8 @@
 """The Triton kernels as torch operators: fake (meta) and autograd registrations, so that torch.compile, opcheck,
 activation checkpointing and autocast see ordinary operators.
 
-Layouts cross the operator boundary as their index tensors. Gradients flow to q, k, v, k_cmp, v_cmp and gates; the LSEs and
-the selection carry none.
+Layouts cross the operator boundary as their index tensors. Gradients flow to q, k, v, k_cmp, v_cmp and gates; the LSEs
+and the selection carry none.
 """
 
 from __future__ import annotations

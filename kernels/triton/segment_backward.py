@@ -281,7 +281,7 @@ def segment_backward(
     constants = {**segment_constants(q, k, segments), "GATED": gates is not None}
     lists = (segments.query_slots, segments.query_offsets, segments.key_rows, segments.key_offsets)
 
-    config = tile_config("segment_dq", head_dim, q.dtype)
+    config = tile_config("segment_dq", head_dim, q.dtype, q.device)
     tile_segment, tile_first = tile_list(segments.query_offsets, config.block_m // padded(heads // kv_heads), length)
     _segment_dq_kernel[(tile_segment.shape[1], kv_heads)](
         *(q, k, v, do, lse, delta, gates, gate_column, dq),
@@ -294,7 +294,7 @@ def segment_backward(
         num_stages=config.num_stages,
     )
 
-    config = tile_config("segment_dkv", head_dim, q.dtype)
+    config = tile_config("segment_dkv", head_dim, q.dtype, q.device)
     tile_segment, tile_first = tile_list(segments.key_offsets[None], config.block_n, num_keys)
     num_tiles = tile_segment.shape[1]
     splits = max(1, min(_MIN_PROGRAMS // (num_tiles * kv_heads), triton.cdiv(length, config.block_m)))
@@ -313,7 +313,9 @@ def segment_backward(
     return dq, dk.sum(0), dv.sum(0)
 
 
-def row_delta(do: Tensor, o: Tensor, gates: Tensor | None = None, dgates: Tensor | None = None, column: int = 0) -> Tensor:
+def row_delta(
+    do: Tensor, o: Tensor, gates: Tensor | None = None, dgates: Tensor | None = None, column: int = 0
+) -> Tensor:
     """delta fp32 [N, H]: rowsum(dO * o), times the gate where there is one; then also fills that column of `dgates`."""
     num_tokens, heads, head_dim = o.shape
     delta = torch.empty(num_tokens, heads, dtype=torch.float32, device=o.device)

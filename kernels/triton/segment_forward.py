@@ -126,9 +126,10 @@ def _merge_slots_kernel(
         weight = tl.exp2((tl.load(part_lse + slot_row, mask=used, other=-float("inf")) - reference) * LOG2E)
         total += weight
         accumulator += weight[:, None] * load_rows(part, slot_row, used, D, BLOCK_D).to(tl.float32)
-    merged = accumulator / tl.where(total == 0.0, 1.0, total)[:, None]
+    divisor = tl.where(total == 0.0, 1.0, total)
+    merged = accumulator / divisor[:, None]
     store_rows(o_slc, row, merged, head_mask, D, BLOCK_D)
-    tl.store(lse + row, reference + tl.log2(total) * LN2, mask=head_mask)
+    tl.store(lse + row, largest + tl.log2(divisor) * LN2, mask=head_mask)
     if GATED:
         gate = gates + token.to(tl.int64) * 3
         out = tl.load(gate + 1).to(tl.float32) * merged
@@ -144,7 +145,7 @@ def segment_forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: 
     """
     num_tokens, heads, head_dim = q.shape
     kv_heads = k.shape[1]
-    config = tile_config("segment_forward", head_dim, q.dtype)
+    config = tile_config("segment_forward", head_dim, q.dtype, q.device)
     block_g = padded(heads // kv_heads)
     o = torch.empty(num_tokens * segments.slots, heads, head_dim, dtype=q.dtype, device=q.device)
     lse = torch.empty(num_tokens * segments.slots, heads, dtype=torch.float32, device=q.device)

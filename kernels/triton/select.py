@@ -1,8 +1,8 @@
 """Block scores and top-k: which selection blocks each token attends to.
 
-The compressed probabilities are recomputed from q, k_cmp and the saved LSE, summed over the group on chip, and written for
-a chunk of tokens at a time, so memory does not grow with N x M. A second kernel adds up each selection block's compression
-blocks in a fixed order and keeps the best.
+The compressed probabilities are recomputed from q, k_cmp and the saved LSE, summed over the group on chip, and written
+for a chunk of tokens at a time, so memory does not grow with N x M. A second kernel adds up each selection block's
+compression blocks in a fixed order and keeps the best.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _top_blocks_kernel(
         return
     row_scores = scores + (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
 
-    # Score and id in one sortable integer: non-negative floats order like their bits, and a lower id gives a larger key.
+    # Score and id in one sortable integer: non-negative floats order like their bits, and a lower id gives a larger
+    # key.
     rank = tl.arange(0, BLOCK_K)
     best = tl.full([BLOCK_K], -1, tl.int64)
     last = tl.load(cu_selection + sample + 1)
@@ -144,7 +145,7 @@ def select_blocks(
     block_indices = torch.empty(kv_heads, num_tokens, topk, dtype=torch.int32, device=q.device)
     if num_tokens == 0:
         return block_indices
-    config = tile_config("block_scores", head_dim, q.dtype)
+    config = tile_config("block_scores", head_dim, q.dtype, q.device)
     block_g = padded(heads // kv_heads)
     tokens = config.block_m // block_g
     samples, firsts = tile_list(cu_seqlens[None], tokens, num_tokens)

@@ -43,7 +43,11 @@ CASES = {
     "two kv heads, shifted windows": ([40], {"window_shift": 4}, (4, 2, 64, 3)),
     "batch with empty samples": ([0, 23, 0, 9, 0], {}, (2, 1, 16, 2)),
     "compression and selection blocks equal": ([40], {"compression_block": 8}, (4, 1, 32, 2)),
-    "eight-fold nesting, unequal window": ([30], {"compression_block": 2, "window": 5, "window_shift": 2}, (2, 2, 16, 3)),
+    "eight-fold nesting, unequal window": (
+        [30],
+        {"compression_block": 2, "window": 5, "window_shift": 2},
+        (2, 2, 16, 3),
+    ),
     "more blocks wanted than exist": ([30, 9], {}, (2, 1, 16, 20)),
     "odd group and head dim": ([30], {}, (6, 2, 24, 2)),
     "head dim 100, one query head a kv head": ([24], {}, (2, 2, 100, 2)),
@@ -153,11 +157,11 @@ def test_scores_in_several_chunks_give_the_same_selection(monkeypatch: pytest.Mo
 @pytest.mark.gpu
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 1, 64), (32, 2, 32)])
 def test_rows_beyond_32_bit_addresses(heads: int, kv_heads: int, head_dim: int) -> None:
-    """131,072 tokens x 8 slots x 1,024 channels are 2^30 elements, 2^31 bytes: partial results need 64-bit addresses."""
+    """131,072 tokens x 24 slots x 1,024 channels are more than 2^31 elements: partial results need 64-bit addresses."""
     line = torch.arange(131_072, dtype=torch.int32)
-    layout = BlockLayout.from_coords(
-        torch.stack([line // 4096, line // 64 % 64, line % 64], dim=1), resolution=64
-    ).to(DEVICE)
+    layout = BlockLayout.from_coords(torch.stack([line // 4096, line // 64 % 64, line % 64], dim=1), resolution=64).to(
+        DEVICE
+    )
     inputs = Inputs.random(
         layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=torch.bfloat16, device=DEVICE
     )
