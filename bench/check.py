@@ -28,8 +28,16 @@ _FEWEST_ROWS, _MOST_ROWS = 8, 256
 
 @dataclass(frozen=True)
 class CheckResult:
+    """What became of one check."""
+
     name: str
-    correctness: Correctness
+    correctness: Correctness | None  # None where it did not come to a comparison
+    reason: str | None = None  # why it did not, in one sentence
+    unavailable: bool = False  # the provider cannot run here; no failure
+
+    @property
+    def failed(self) -> bool:
+        return not self.unavailable and (self.correctness is None or not self.correctness.passed)
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,20 @@ def run_checks(
             progress(name, done, len(planned))
         tokens = make_tokens(case.workload, case.tokens, None)
         problem = make_problem(tokens, case.shape(dtype), device=device, seed=0)
-        if provider.unavailable(problem) is None:
-            results.append(CheckResult(name, check_provider(provider, provider.adapt(problem))))
+        results.append(_check(name, provider, problem))
     if progress is not None:
         progress("done", len(planned), len(planned))
     return results
+
+
+def _check(name: str, provider: Provider, problem: Problem) -> CheckResult:
+    if reason := provider.unavailable(problem):
+        return CheckResult(name, None, reason, unavailable=True)
+    try:
+        return CheckResult(name, check_provider(provider, provider.adapt(problem)))
+    except Exception as error:  # a kernel may fail in any way; the others must still be checked
+        message = (str(error).strip() or "no message").splitlines()[0]
+        return CheckResult(name, None, f"{type(error).__name__}: {message}")
 
 
 def _candidates(device: torch.device) -> list[tuple[Provider, str]]:

@@ -43,14 +43,22 @@ def check(
         table.add_column(column, justify="right")
     table.add_column("result")
     for result in results:
-        for row in _rows(result.correctness):
-            table.add_row(result.name, *row)
+        if result.correctness is not None:
+            for row in _rows(result.correctness):
+                table.add_row(result.name, *row)
     console().print(table)
-    failed = [result.name for result in results if not result.correctness.passed]
+    for line in dict.fromkeys(
+        f"not run: {result.name.split(':')[0]}: {result.reason}" for result in results if result.unavailable
+    ):
+        console().print(line, markup=False)
+    ran = [result for result in results if not result.unavailable]
+    failed = [result for result in ran if result.failed]
     if failed:
-        print(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
+        for result in failed:
+            print(f"failed: {result.name}" + (f": {result.reason}" if result.reason else ""))
+        print(f"{len(failed)} of {len(ran)} checks failed")
         raise typer.Exit(CHECK_FAILED)
-    print(f"all {len(results)} checks passed")
+    print(f"all {len(ran)} checks passed")
 
 
 def _rows(checked: Correctness) -> list[tuple[str, str, str, str, str]]:

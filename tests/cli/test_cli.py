@@ -90,7 +90,22 @@ def test_a_failed_check_exits_with_1_and_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bench.check, "run_checks", fake_checks(*results))
     result = run(app, ["check", "--device", "cpu"])
     assert result.exit_code == 1
-    assert "1 of 2 checks failed: bad" in result.stdout
+    assert "failed: bad\n1 of 2 checks failed" in result.stdout
+
+
+def test_a_kernel_that_raises_fails_the_check_and_one_that_cannot_run_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = bench.check.CheckResult("flash: a mesh", None, "it needs a CUDA device", unavailable=True)
+    broken = bench.check.CheckResult("broken", None, "RuntimeError: boom")
+    monkeypatch.setattr(bench.check, "run_checks", fake_checks(missing))
+    result = run(app, ["check", "--device", "cpu"])
+    assert result.exit_code == 0
+    assert "not run: flash: it needs a CUDA device" in result.stdout
+    monkeypatch.setattr(bench.check, "run_checks", fake_checks(missing, broken))
+    result = run(app, ["check", "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "failed: broken: RuntimeError: boom\n1 of 1 checks failed" in result.stdout
 
 
 def test_speed_prints_a_table_and_writes_records(tmp_path: Path) -> None:

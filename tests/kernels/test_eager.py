@@ -236,7 +236,7 @@ from kernels.testing import Inputs
 def resident(field):  # not ru_maxrss: that includes the peak of the process that started this one
     return 1024 * int(re.search(field + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 tokens = gyroid(32_768)
 layout = BlockLayout.from_coords(tokens.coords, resolution=tokens.resolution, window_shift=4)
 inputs = Inputs.random(layout, heads=4, kv_heads=1, head_dim=64, dtype=torch.float32).leaves()

@@ -248,6 +248,11 @@ def test_a_wrong_choice_is_counted(chosen: list[int]) -> None:
     assert wrong_rows(chosen) == 1
 
 
+def test_padding_in_the_middle_is_wrong_even_before_a_block_of_score_zero() -> None:
+    assert wrong_rows([0, 1, -1], [0.5, 0.0, -1.0]) == 0
+    assert wrong_rows([0, -1, 1], [0.5, 0.0, -1.0]) == 1
+
+
 def test_near_ties_go_either_way_and_nothing_beyond() -> None:
     near, far = 1 + SELECTION_TOLERANCE / 2, 1 + 3 * SELECTION_TOLERANCE
     for chosen in ([0], [1], [0, 1], [1, 0]):
