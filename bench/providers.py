@@ -160,7 +160,7 @@ def default_providers(device: torch.device | str) -> list[str]:
     if torch.device(device).type == "cpu":
         return ["ssa-eager", "nsa-eager", "dense-sdpa-cpu", "packed-sdpa-cpu"]
     dense_kernels = ["dense-sdpa-flash", "dense-sdpa-cudnn", "dense-flash-attn", "dense-flash-attn-4"]
-    return ["ssa-triton", "ssa-eager", "nsa-triton", *dense_kernels, "packed-sdpa-flash"]
+    return ["ssa-triton", "nsa-triton", *dense_kernels, "packed-sdpa-flash"]
 
 
 def block_indices(problem: Problem, impl: str = "auto") -> Tensor:
