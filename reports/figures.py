@@ -25,7 +25,8 @@ from reports.published import load_published
 from reports.study import BRANCHES, DIRECTION_NAMES, Study
 
 INK, FAINT, RULE = "#1b2127", "#5c6670", "#d3d9de"
-_PANEL_INCHES = (4.7, 3.3)
+_PANEL_INCHES = (4.3, 3.4)
+_RIGHT = 0.665  # of the width: right edge of the axes; the names of the lines stand beyond it
 _BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -74,20 +75,22 @@ def study_figures(study: Study) -> list[FigureGroup]:
         FigureGroup(
             "time",
             "Time against tokens",
-            "Median and the range from the 20th to the 80th percentile (band). Both axes are logarithmic.",
+            "Median and the range from the 20th to the 80th percentile (band). Both axes are logarithmic."
+            + _off_scale(study),
             _panels(study, "time", _draw_time, study.directions),
         ),
         FigureGroup(
             "speedup",
             "Speedup against tokens",
-            _speedup_caption(study),
+            _speedup_caption(study) + _off_scale(study),
             _panels(study, "speedup", _draw_speedup, study.directions) if study.baseline else [],
         ),
         FigureGroup(
             "branches",
             "Where SSA spends its time",
             f"Shares of the sum of the branches of {label(study.subject or '')}, each timed alone; milliseconds in the "
-            "bars. At the right the sum, and the time of the whole operator beside it.",
+            "bars. At the right the sum, and the time of the whole operator beside it, which also forms the gated sum "
+            "and, backward, its gradient and the sums of the branches' gradients.",
             _panels(study, "branches", _draw_branches, ("fwd", "bwd")),
         ),
         FigureGroup(
@@ -118,7 +121,7 @@ def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] |
 
 
 def _draw_time(axes: Axes, study: Study, direction: Pass) -> bool:
-    curves = {provider: study.curve(provider, direction) for provider in study.providers}
+    curves = {provider: study.curve(provider, direction) for provider in _drawn(study)}
     if not any(curves.values()):
         return False
     for provider, curve in curves.items():
@@ -141,7 +144,7 @@ def _draw_speedup(axes: Axes, study: Study, direction: Pass) -> bool:
             for tokens in study.tokens
             if (speedup := study.speedup(provider, direction, tokens, baseline)) is not None
         ]
-        for provider in study.providers
+        for provider in _drawn(study)
         if provider != baseline
     }
     if not any(points.values()):
@@ -213,7 +216,7 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.figure.subplots_adjust(left=0.13, right=0.74, top=0.82, bottom=0.1)
+    axes.figure.subplots_adjust(left=0.13, right=0.70, top=0.82, bottom=0.1)
     return True
 
 
@@ -229,6 +232,19 @@ def _draw_memory(axes: Axes, study: Study, direction: Pass) -> bool:
         axes.set_ylabel("MiB")
         _finish(axes, study)
     return drawn
+
+
+def _drawn(study: Study) -> list[str]:
+    return [provider for provider in study.providers if provider not in study.off_scale]
+
+
+def _off_scale(study: Study) -> str:
+    if not study.off_scale:
+        return ""
+    names = formatting.join([label(provider) for provider in study.off_scale])
+    return (
+        f" Not drawn, taking over ten times as long as {label(study.subject or '')} everywhere: {names} (see tables)."
+    )
 
 
 def _line(axes: Axes, provider: str, tokens: list[int], values: list[float]) -> None:
@@ -260,7 +276,7 @@ def _finish(axes: Axes, study: Study) -> None:
     axes.grid(axis="y")
     axes.tick_params(length=3, width=0.6)
     axes.set_xlabel("tokens")
-    axes.figure.subplots_adjust(left=0.15, right=0.70, top=0.89, bottom=0.155)
+    axes.figure.subplots_adjust(left=0.15, right=_RIGHT, top=0.89, bottom=0.155)
     _label_lines(axes)
 
 
@@ -274,55 +290,50 @@ def _spaced(tokens: list[int]) -> list[int]:
 
 
 def _label_lines(axes: Axes) -> None:
-    """Write each line's name at its end: at the right edge, pushed apart where lines end close together."""
+    """Write each line's name at the right edge, joined to the line's end, in the order of the ends."""
     gap = 0.068  # of the height of the axes: one line of text
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = []
-    for line in axes.get_lines():
-        if str(line.get_label()).startswith("_"):
-            continue
-        x, y = np.asarray(line.get_xydata())[-1]
-        across, height = to_axes.transform((x, y))
-        if across < 0.8:  # it ends early: name it where it ends
-            axes.annotate(
-                str(line.get_label()),
-                xy=(x, y),
-                xytext=(6, 4),
-                textcoords="offset points",
-                color=line.get_color(),
-                fontsize=8.5,
-            )
-        else:
-            ends.append((float(height), (x, y), str(line.get_label()), line.get_color()))
-    ends.sort(key=lambda end: end[0])
-    heights = [end[0] for end in ends]
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    ceiling = 1.03
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], ceiling)
-        ceiling = heights[i] - gap
-    for height, (_, point, text, color) in zip(heights, ends, strict=True):
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    ends = {line: np.asarray(line.get_xydata())[-1] for line in lines}
+    lines.sort(key=lambda line: float(to_axes.transform(ends[line])[1]))
+    heights = spread([float(to_axes.transform(ends[line])[1]) for line in lines], gap, 0.0, 1.03)
+    for line, height in zip(lines, heights, strict=True):
         axes.annotate(
-            text,
-            xy=point,
+            str(line.get_label()),
+            xy=ends[line],
             xytext=(1.035, height),
             textcoords="axes fraction",
             va="center",
-            color=color,
+            color=line.get_color(),
             fontsize=8.5,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
-                "color": color,
+                "color": line.get_color(),
                 "linewidth": 0.5,
                 "shrinkA": 1,
                 "shrinkB": 4,
                 "relpos": (0, 0.5),
             },
         )
+
+
+def spread(heights: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending heights moved as little as possible (least squares), so that neighbours are `gap` apart, within limits.
+
+    With the gaps subtracted this is isotonic regression: neighbours out of order share their mean. Where all do not
+    fit between `low` and `high`, `low` gives way.
+    """
+    pools: list[list[float]] = []
+    for i, height in enumerate(heights):
+        pools.append([height - i * gap])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [float(np.mean(pool)) for pool in pools for _ in pool]
+    ceiling = high - (len(heights) - 1) * gap
+    return [min(max(value, low), ceiling) + i * gap for i, value in enumerate(level)]
 
 
 def _speedup_caption(study: Study) -> str:

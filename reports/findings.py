@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reports import formatting
-from reports.providers import label
-from reports.study import DIRECTION_NAMES, Study, worst_error_ratio
+from reports.providers import family, label
+from reports.study import DIRECTION_NAMES, Comparison, Study, error_ratio, oracles, worst_error_ratio
+
+_IN_THE_TIME = (
+    "Forward (fwd) runs from q, k, v, the compressed k and v and the gates to the output; block scoring and top-k "
+    "selection are in it. Backward (bwd) runs from the gradient of the output to theirs. The learned compression and "
+    "the index structures are prepared outside the time."
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +30,26 @@ class Finding:
 
 
 def headline(study: Study) -> list[Headline]:
-    """The speedups at the most common tokens, and the worst error."""
-    headlines = [
-        Headline(
-            formatting.ratio(found.speedup),
-            f"{DIRECTION_NAMES[direction]}, {label(study.subject or '')} over {label(found.over)}, "
-            f"{formatting.tokens(found.tokens)} tokens",
+    """The speedups at the most common tokens, the least speedup over the fastest dense provider, the worst error."""
+    headlines = []
+    for direction in study.directions:
+        found = study.largest_common(direction)
+        if found is None:
+            continue
+        meaning = f"{DIRECTION_NAMES[direction]} over {label(found.over)}, {formatting.tokens(found.tokens)} tokens"
+        fastest = _over_fastest(study, found)
+        if fastest.over != found.over:
+            meaning += f"; {formatting.ratio(fastest.speedup)} over {label(fastest.over)}, the fastest dense provider"
+        headlines.append(Headline(formatting.ratio(found.speedup), meaning))
+    if study.against_fastest_dense:
+        least = min(study.against_fastest_dense, key=lambda comparison: comparison.speedup)
+        headlines.append(
+            Headline(
+                formatting.ratio(least.speedup),
+                f"the least over the fastest dense provider: {DIRECTION_NAMES[least.direction]} over "
+                f"{label(least.over)}, {formatting.tokens(least.tokens)} tokens",
+            )
         )
-        for direction in study.directions
-        if (found := study.largest_common(direction)) is not None
-    ]
     worst = _worst(study)
     if worst is not None:
         headlines.append(Headline(f"{worst[0]:.2f}", "largest error over its budget, of everything timed (limit 1)"))
@@ -77,13 +93,11 @@ def proven(study: Study) -> str:
     if worst is None:
         return "Nothing passed a check, so nothing has a time."
     ratio, provider, tensor = worst
-    oracles = dict.fromkeys(
-        record.correctness.oracle for record in study.totals if record.summary is not None and record.correctness
-    )
+    found = oracles(record for record in study.totals if record.summary is not None)
     failed = sorted({record.provider for record in study.records if record.status == "failed_check"})
     text = (
         f"A provider is timed only after it passed its check. The largest error is {ratio:.2f} of its "
-        f"budget ({tensor} of {label(provider)}). Oracle: {'; '.join(oracles)}."
+        f"budget ({label(provider)}: {tensor}). Oracle: {'; '.join(found)}."
     )
     if failed:
         text += f" Failed the check, and so not timed: {formatting.join(failed)}."
@@ -96,23 +110,29 @@ def result(study: Study) -> str:
         return "No SSA implementation has a time, so there is no speedup to state."
     if study.baseline is None:
         return "No dense provider has a time, so there is no speedup to state."
-    by_tokens: dict[int, list[str]] = {}
+    by_tokens: dict[int, list[Comparison]] = {}
     without = []
     for direction in study.directions:
         found = study.largest_common(direction)
         if found is None:
             without.append(DIRECTION_NAMES[direction])
             continue
-        text = f"{DIRECTION_NAMES[direction]} {formatting.ratio(found.speedup)}"
-        fastest = next(c for c in study.against_fastest_dense if (c.direction, c.tokens) == (direction, found.tokens))
-        if fastest.over != found.over:
-            text += f" ({formatting.ratio(fastest.speedup)} that of the fastest dense provider, {label(fastest.over)})"
-        by_tokens.setdefault(found.tokens, []).append(text)
-    sentences = [
-        f"At {tokens:,} tokens {label(study.subject)} runs at this multiple of the speed of {label(study.baseline)}: "
-        f"{', '.join(parts)}."
-        for tokens, parts in by_tokens.items()
-    ]
+        by_tokens.setdefault(found.tokens, []).append(found)
+    sentences = []
+    for tokens, comparisons in by_tokens.items():
+        parts: list[str] = []
+        rival = study.baseline
+        for found in comparisons:
+            text = f"{DIRECTION_NAMES[found.direction]} at {formatting.ratio(found.speedup)}"
+            text += "" if parts else f" the speed of {label(study.baseline)}"
+            fastest = _over_fastest(study, found)
+            if fastest.over != study.baseline:
+                text += f" and {formatting.ratio(fastest.speedup)}"
+                if fastest.over != rival:
+                    rival = fastest.over
+                    text += f" that of {label(rival)}, the fastest dense provider"
+            parts.append(text)
+        sentences.append(f"At {tokens:,} tokens {label(study.subject)} runs {'; '.join(parts)}.")
     if without:
         sentences.append(f"No token count has a time of both for: {', '.join(without)}.")
     if not study.has_flash_attention_2:
@@ -157,15 +177,63 @@ def losses(study: Study) -> str:
     else:
         text = f"None: {name} is at least as fast as every dense provider at each token count where both have a time."
     compared = {(comparison.direction, comparison.tokens) for comparison in comparisons}
-    untold = [
-        f"{DIRECTION_NAMES[direction]} at {formatting.tokens(record.workload.tokens)}"
-        for direction in study.directions
-        for record in study.curve(study.subject, direction)
-        if (direction, record.workload.tokens) not in compared
-    ]
+    untold: dict[str, list[str]] = {}  # token counts -> passes that lack a dense time there
+    for direction in study.directions:
+        counts = [record.workload.tokens for record in study.curve(study.subject, direction)]
+        missing = [formatting.tokens(count) for count in counts if (direction, count) not in compared]
+        if missing:
+            untold.setdefault(formatting.join(missing), []).append(DIRECTION_NAMES[direction])
     if untold:
-        text += f" No dense provider has a time for {formatting.join(untold)} tokens."
+        parts = [f"for {formatting.join(passes)} at {counts} tokens" for counts, passes in untold.items()]
+        text += f" No dense provider has a time {'; '.join(parts)}."
     return text
+
+
+def alternatives(study: Study) -> str:
+    """The subject against what computes another function on fewer or other keys."""
+    parts = []
+    for provider in study.providers:
+        if family(provider) in ("ssa", "dense"):
+            continue
+        found = [study.largest_common(direction, provider) for direction in study.directions]
+        speedups: dict[int, list[str]] = {}
+        for comparison in found:
+            if comparison is not None:
+                text = f"{DIRECTION_NAMES[comparison.direction]} {formatting.ratio(comparison.speedup)}"
+                speedups.setdefault(comparison.tokens, []).append(text)
+        parts += [
+            f"over {label(provider)} at {formatting.tokens(tokens)} tokens {', '.join(texts)}"
+            for tokens, texts in speedups.items()
+        ]
+    if not parts:
+        return ""
+    return (
+        f"Speedup of {label(study.subject or '')} {'; '.join(parts)}. These compute other functions than SSA, so "
+        "their speed does not rank them."
+    )
+
+
+def memory(study: Study) -> str:
+    """Peak memory of the subject beside the baseline, at the most tokens both were timed at."""
+    by_tokens: dict[int, list[str]] = {}
+    for direction in study.directions:
+        found = study.largest_common(direction)
+        if study.subject is None or found is None:
+            continue
+        ours = study.find(study.subject, direction, found.tokens)
+        theirs = study.find(found.over, direction, found.tokens)
+        if ours is None or theirs is None or not ours.peak_memory_bytes or not theirs.peak_memory_bytes:
+            continue
+        parts = by_tokens.setdefault(found.tokens, [])
+        parts.append(
+            f"{DIRECTION_NAMES[direction]} {formatting.mebibytes(ours.peak_memory_bytes)} MiB, "
+            f"{formatting.ratio(ours.peak_memory_bytes / theirs.peak_memory_bytes)}"
+            + ("" if parts else f" that of {label(found.over)}")
+        )
+    return " ".join(
+        f"At {tokens:,} tokens {label(study.subject or '')} takes above its inputs: {'; '.join(parts)}."
+        for tokens, parts in by_tokens.items()
+    )
 
 
 def findings(study: Study) -> list[Finding]:
@@ -173,7 +241,10 @@ def findings(study: Study) -> list[Finding]:
     found = [
         Finding("Result", result(study)),
         Finding("Losses", losses(study)),
+        Finding("Other functions", alternatives(study)),
+        Finding("Memory", memory(study)),
         Finding("Measured", measured(study)),
+        Finding("In the time", _IN_THE_TIME),
         Finding("Ran on", ran_on(study)),
         Finding("Correctness", proven(study)),
         Finding("Repeats", repeats(study)),
@@ -189,6 +260,14 @@ def _worst(study: Study) -> tuple[float, str, str] | None:
         if record.summary is None or record.correctness is None or ratio is None:
             continue
         if worst is None or ratio > worst[0]:
-            tensor = max(record.correctness.tensors, key=lambda t: t.error / t.budget if t.budget > 0 else 0.0)
-            worst = (ratio, record.provider, tensor.name)
+            worst = (ratio, record.provider, max(record.correctness.tensors, key=error_ratio).name)
     return worst
+
+
+def _over_fastest(study: Study, found: Comparison) -> Comparison:
+    """The same cell against the fastest dense provider there."""
+    return next(
+        comparison
+        for comparison in study.against_fastest_dense
+        if (comparison.direction, comparison.tokens) == (found.direction, found.tokens)
+    )

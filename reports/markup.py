@@ -24,8 +24,13 @@ _LATEX = {
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "→": r"$\rightarrow$",
+    "°": r"\textdegree{}",
+    "“": "``",
+    "”": "''",
     "\n": " ",
 }
+# Longer cells, in characters, are broken into lines in LaTeX.
+_LATEX_LINE = 40
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,17 @@ def latex_escape(text: str) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """A booktabs table under ``tab:<label>``; needs \\usepackage{booktabs}."""
-    columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
+    """A booktabs table under ``tab:<label>``; needs \\usepackage{array,booktabs}."""
+    columns = "".join(_latex_column(table, column) for column in range(len(table.header)))
+    header = [" & ".join(latex_escape(title) for title in table.header) + r" \\", r"\midrule"]
     lines = [
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize",
         rf"\caption{{{latex_escape(' '.join(filter(None, [table.title + '.', table.caption])))}}}",
         rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(latex_escape(title) for title in table.header) + r" \\",
-        r"\midrule",
+        *(header if any(table.header) else []),
         *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
@@ -86,6 +91,13 @@ def to_markdown(table: Table) -> str:
     rows = [[markdown_text(title) for title in table.header], rule]
     rows += [[_markdown_cell(cell) for cell in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _latex_column(table: Table, column: int) -> str:
+    if not table.is_text(column):
+        return "r"
+    longest = max(len(row[column].text) for row in table.rows)
+    return r">{\raggedright\arraybackslash}p{0.18\linewidth}" if longest > _LATEX_LINE else "l"
 
 
 def _latex_cell(cell: Cell) -> str:

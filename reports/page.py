@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reports import formatting
 from reports.figures import FigureGroup, study_figures
 from reports.findings import Finding, Headline, findings, headline
 from reports.markup import Table, markdown_text, to_markdown
@@ -20,7 +21,8 @@ _DEFINITIONS = [
     (
         "Forward (fwd)",
         "Everything from q, k, v, the compressed k and v and the gates to the output: attention to the compressed "
-        "blocks, scoring and top-k selection, attention to the selected blocks, window attention, and the gated sum.",
+        "blocks, scoring and top-k selection, attention to the selected blocks, window attention, and the gated sum. "
+        "Of a dense provider: from q, k, v to the output.",
     ),
     (
         "Backward (bwd)",
@@ -32,7 +34,12 @@ _DEFINITIONS = [
         "The learned compression that makes the compressed k and v, the linear layers around the operator, and the "
         "index structures (block layout, packed regions, serialised order), built once a sample.",
     ),
-    ("Time", "The median of repeated calls (p50); p20 and p80 are percentiles of the same calls."),
+    (
+        "Time",
+        "The median of repeated calls (p50) in milliseconds; p20 and p80 are percentiles of the same calls. On a GPU "
+        "every call starts from a cold L2 cache and is timed on the device, without the host's launch time.",
+    ),
+    ("–", "Not measured. What was tried and gave no time says why under “Without a time”."),
     ("Speedup", "Median time of the baseline over median time of the provider, on the same tokens; below 1 is slower."),
     (
         "Dense, packed, NSA",
@@ -48,13 +55,14 @@ _DEFINITIONS = [
     ("Tokens", "Active voxels of the latent grid. 8K is 8,192."),
     (
         "Error / budget",
-        "Relative root-mean-square error of a tensor against the oracle, over what is allowed for its dtype. Nothing "
-        "is timed with a ratio above 1.",
+        "Relative root-mean-square error against the oracle, of a whole tensor and of its worst row, over what is "
+        "allowed for its dtype. Nothing is timed with a ratio above 1.",
     ),
 ]
 # Tables go right after the figure that draws them.
 _ORDER = [
     "published",
+    "fastest",
     "time",
     "time-",
     "speedup",
@@ -134,9 +142,10 @@ def _context(chapters: list[Chapter], title: str) -> dict[str, object]:
     first, last = min(record.created for record in records), max(record.created for record in records)
     days = f"{first:%Y-%m-%d}" if first.date() == last.date() else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
     timed = sum(record.summary is not None for record in records)
+    commits = dict.fromkeys(commit for chapter in chapters for commit in chapter.study.commits)
     return {
         "title": title,
-        "byline": f"ssabench {chapters[0].study.environment.ssabench}; {days}; {timed} measurements with a time, "
+        "byline": f"ssabench at {formatting.join(list(commits))}; {days}; {timed} measurements with a time, "
         f"{len(records) - timed} without",
         "chapters": chapters,
         "commands": _COMMANDS,

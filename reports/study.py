@@ -15,12 +15,13 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.records import Environment, Pass, Record, Shape, Stage
+from bench.records import Environment, Pass, Record, Shape, Stage, TensorError
 from reports.providers import FLASH_ATTENTION_2, SUBJECTS, family, label, sort_key
 
 DIRECTIONS: tuple[Pass, ...] = ("fwd", "bwd", "fwd_bwd")
 DIRECTION_NAMES: dict[Pass, str] = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
 BRANCHES: tuple[Stage, ...] = ("cmp", "select", "slc", "win")
+_OFF_SCALE = 10.0  # times the subject's time
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,36 @@ class Study:
         theirs = self.time(over, direction, tokens) if over is not None else None
         return theirs / ours if ours is not None and theirs is not None else None
 
-    def largest_common(self, direction: Pass) -> Comparison | None:
-        """The subject against the baseline at the most tokens both were timed at."""
-        if self.subject is None or self.baseline is None:
+    def largest_common(self, direction: Pass, over: str | None = None) -> Comparison | None:
+        """The subject against `over`, by default the baseline, at the most tokens both were timed at."""
+        over = over or self.baseline
+        if self.subject is None or over is None:
             return None
         for tokens in reversed(self.tokens):
-            speedup = self.speedup(self.subject, direction, tokens, self.baseline)
+            speedup = self.speedup(self.subject, direction, tokens, over)
             if speedup is not None:
-                return Comparison(direction, tokens, self.baseline, speedup)
+                return Comparison(direction, tokens, over, speedup)
         return None
+
+    @cached_property
+    def off_scale(self) -> list[str]:
+        """Other SSA implementations, at least ten times slower than the subject wherever both have a time.
+
+        A chart that held them would leave the providers worth comparing a fraction of its height.
+        """
+        if self.subject is None:
+            return []
+        slow = []
+        for provider in self.providers:
+            speedups = [
+                speedup
+                for direction in self.directions
+                for tokens in self.tokens
+                if (speedup := self.speedup(self.subject, direction, tokens, provider)) is not None
+            ]
+            if family(provider) == "ssa" and speedups and min(speedups) >= _OFF_SCALE:
+                slow.append(provider)
+        return slow
 
     @cached_property
     def against_fastest_dense(self) -> list[Comparison]:
@@ -188,15 +210,31 @@ def worst_error_ratio(record: Record) -> float | None:
     """Largest error / budget over the tensors checked; None without a check; inf for NaN or any error over budget 0."""
     if record.correctness is None or not record.correctness.tensors:
         return None
-    ratios = []
-    for tensor in record.correctness.tensors:
-        if tensor.error == 0.0:
-            ratios.append(0.0)
-        elif math.isnan(tensor.error) or tensor.budget <= 0.0:
-            ratios.append(math.inf)
-        else:
-            ratios.append(tensor.error / tensor.budget)
-    return max(ratios)
+    return max(error_ratio(tensor) for tensor in record.correctness.tensors)
+
+
+def error_ratio(tensor: TensorError) -> float:
+    """Error / budget; inf for NaN or any error over budget 0."""
+    if tensor.error == 0.0:
+        return 0.0
+    if math.isnan(tensor.error) or tensor.budget <= 0.0:
+        return math.inf
+    return tensor.error / tensor.budget
+
+
+def oracles(records: Iterable[Record]) -> dict[str, list[str]]:
+    """What the records were checked against, and on how many tokens from the fewest to the most.
+
+    A check states both in one sentence, "<oracle>, <tokens checked>"; one without a comma is all oracle.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for record in sorted(records, key=lambda record: record.workload.tokens):
+        if record.correctness is not None:
+            oracle, _, extent = record.correctness.oracle.partition(", ")
+            extents = found.setdefault(oracle, {})
+            if extent:
+                extents[extent] = None
+    return {oracle: list(extents) for oracle, extents in found.items()}
 
 
 def group(records: Iterable[Record]) -> list[Study]:

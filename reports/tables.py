@@ -7,7 +7,7 @@ from reports import formatting
 from reports.markup import EMPTY, Cell, Table
 from reports.providers import label
 from reports.published import load_published
-from reports.study import BRANCHES, DIRECTION_NAMES, DIRECTIONS, Study, baseline_label, worst_error_ratio
+from reports.study import BRANCHES, DIRECTION_NAMES, DIRECTIONS, Study, baseline_label, oracles, worst_error_ratio
 
 _STATUS: dict[Status, str] = {
     "ok": "ok",
@@ -25,6 +25,7 @@ def study_tables(study: Study) -> list[Table]:
     tables = [
         *(time_table(study, direction) for direction in study.directions),
         published_table(study),
+        fastest_table(study),
         branch_table(study),
         scaling_table(study),
         *(memory_table(study, direction) for direction in study.directions),
@@ -104,7 +105,8 @@ def published_table(study: Study) -> Table:
         measured[nearest if abs(tokens / nearest - 1) <= _SAME_TOKENS else tokens] = tokens
     rows = []
     for count in sorted({*paper["fwd"], *measured}):
-        row = [Cell(formatting.tokens(count))]
+        exact = measured.get(count, count)
+        row = [Cell(formatting.tokens(count), f"here {exact:,}" if exact != count else "")]
         for direction in DIRECTIONS[:2]:
             value = paper[direction].get(count)
             speedup = study.speedup(subject, direction, measured[count], baseline) if count in measured else None
@@ -139,6 +141,28 @@ def published_table(study: Study) -> Table:
         header=["Tokens", "fwd, published", f"fwd, {here}", "bwd, published", f"bwd, {here}"],
         rows=rows,
         caption=sources + caption,
+    )
+
+
+def fastest_table(study: Study) -> Table:
+    """Speedup of the subject over the fastest dense provider of each pass and token count, which is named."""
+    found = {(comparison.direction, comparison.tokens): comparison for comparison in study.against_fastest_dense}
+    rows = []
+    for tokens in sorted({tokens for _, tokens in found}):
+        row = [Cell(formatting.tokens(tokens))]
+        for direction in study.directions:
+            comparison = found.get((direction, tokens))
+            row.append(
+                Cell(formatting.ratio(comparison.speedup), label(comparison.over)) if comparison is not None else EMPTY
+            )
+        rows.append(row)
+    return Table(
+        id="fastest",
+        title="Speedup over the fastest dense provider",
+        header=["Tokens", *study.directions],
+        rows=rows,
+        caption=f"{label(study.subject or '')} over the dense provider with the least time in that cell, named under "
+        "it. Below 1 the dense provider is faster.",
     )
 
 
@@ -214,7 +238,7 @@ def correctness_table(study: Study) -> Table:
                 Cell(f"{worst:.2f}"),
                 Cell(str(max(selection))) if selection else EMPTY,
                 Cell("passed" if all(check.passed for check in checks) else "failed"),
-                Cell("; ".join(dict.fromkeys(check.oracle for check in checks))),
+                Cell("; ".join(_extent(*oracle) for oracle in oracles(checked).items())),
             ]
         )
     return Table(
@@ -308,6 +332,11 @@ def _columns(study: Study, direction: Pass) -> list[int]:
 def _run(study: Study, direction: Pass) -> list[str]:
     """Providers with at least one time; the others are in the table of what has none."""
     return [provider for provider in study.providers if study.curve(provider, direction)]
+
+
+def _extent(oracle: str, extents: list[str]) -> str:
+    """An oracle and the first and last of what it was asked."""
+    return ", ".join([oracle, " to ".join(dict.fromkeys([extents[0], extents[-1]]))] if extents else [oracle])
 
 
 def _provider_cell(provider: str) -> Cell:

@@ -42,3 +42,15 @@ def test_a_latex_table_is_booktabs_with_every_cell() -> None:
 def test_markdown_cells_cannot_break_the_table() -> None:
     table = Table("t", "", ["Reason"], [[Cell("a | b\nc")]])
     assert to_markdown(table).splitlines()[-1] == r"| a \| b c |"
+
+
+def test_a_latex_table_without_titles_has_no_header_row() -> None:
+    latex = to_latex(Table("t", "Environment", ["", ""], [[Cell("Temperature"), Cell("35 °C")]]), "t")
+    assert r"\midrule" not in latex
+    assert "\\toprule\nTemperature & 35 \\textdegree{}C \\\\\n\\bottomrule" in latex
+
+
+def test_long_words_are_broken_into_lines_in_latex() -> None:
+    rows = [[Cell("a"), Cell("short"), Cell("a reason of many words that no page is wide enough for")]]
+    latex = to_latex(Table("t", "Reasons", ["A", "B", "C"], rows, prose=frozenset({1, 2})), "t")
+    assert r"\begin{tabular}{ll>{\raggedright\arraybackslash}p{" in latex

@@ -1,0 +1,40 @@
+"""Line labels: near their lines, in order, never on top of each other."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from records_factory import timed
+
+from reports.figures import _draw_time, spread
+from reports.study import group
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=12).map(sorted))
+def test_labels_are_a_line_apart_and_keep_their_order(heights: list[float]) -> None:
+    moved = spread(heights, gap=0.05, low=0.0, high=1.0)
+    assert len(moved) == len(heights)
+    assert all(above - below >= 0.05 - 1e-9 for below, above in pairwise(moved))
+    assert all(-1e-9 <= height <= 1.0 + 1e-9 for height in moved)
+
+
+def test_labels_with_room_stay_at_their_lines() -> None:
+    assert spread([0.1, 0.5, 0.9], gap=0.05, low=0.0, high=1.0) == [0.1, 0.5, 0.9]
+
+
+def test_labels_that_meet_part_evenly() -> None:
+    lower, upper = spread([0.5, 0.5], gap=0.1, low=0.0, high=1.0)
+    assert (round(lower, 9), round(upper, 9)) == (0.45, 0.55)
+
+
+def test_lines_that_end_early_and_close_together_have_separate_labels() -> None:
+    records = [timed("ssa-triton", n, "fwd", n / 4096) for n in (8192, 16384)]
+    records += [timed(name, 8192, "fwd", ms) for name, ms in (("dense-sdpa-flash", 2.1), ("dense-sdpa-cudnn", 2.0))]
+    figure = Figure(figsize=(4.3, 3.4))
+    axes = figure.add_subplot()
+    assert _draw_time(axes, group(records)[0], "fwd")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
