@@ -189,7 +189,7 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
         for stage, time in times_ms.items():
             share = time / total
             axes.barh(position, share, left=left, height=0.72, color=_BRANCH_COLORS[stage], edgecolor="none")
-            if share > 0.11:
+            if share > 0.14:
                 axes.text(
                     left + share / 2,
                     position,
@@ -216,7 +216,7 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.figure.subplots_adjust(left=0.13, right=0.70, top=0.82, bottom=0.1)
+    axes.figure.subplots_adjust(left=0.17, right=0.72, top=0.82, bottom=0.1)
     return True
 
 

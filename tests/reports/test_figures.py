@@ -5,9 +5,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from records_factory import timed
+from records_factory import gpu_sweep, timed
 
-from reports.figures import _draw_time, spread
+from reports.figures import _PANEL_INCHES, _draw_branches, _draw_memory, _draw_speedup, _draw_time, spread
 from reports.study import group
 
 
@@ -38,3 +38,16 @@ def test_lines_that_end_early_and_close_together_have_separate_labels() -> None:
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_no_text_is_cut_off_at_the_border_of_a_panel() -> None:
+    study = group(gpu_sweep())[0]
+    for draw in (_draw_time, _draw_speedup, _draw_branches, _draw_memory):
+        figure = Figure(figsize=_PANEL_INCHES)
+        assert draw(figure.add_subplot(), study, "fwd")
+        figure.draw_without_rendering()
+        tight, size = figure.get_tightbbox(), figure.get_size_inches()
+        assert tight.x0 >= 0
+        assert tight.y0 >= 0
+        assert tight.x1 <= size[0]
+        assert tight.y1 <= size[1]
