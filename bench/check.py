@@ -22,8 +22,8 @@ from kernels.layout import BlockLayout
 from kernels.testing import Comparison, Inputs, compare, compare_ssa, selection_errors
 
 # Elements of the oracle's fp64 scores [R, H, N] that a check may build; about six such arrays are alive in backward.
-_ORACLE_ELEMENTS = 2**27
-_FEWEST_ROWS, _MOST_ROWS = 8, 256
+_ORACLE_ELEMENTS = 2**25
+_FEWEST_ROWS, _MOST_ROWS = 32, 256
 
 
 @dataclass(frozen=True)

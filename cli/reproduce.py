@@ -31,7 +31,7 @@ def reproduce_speed(
     """The run-time figure: forward and backward time at 8K to 128K tokens, sparse against dense attention.
 
     32 heads of width 32, 2 key-value heads, blocks 4 and 8, windows 8, top-k 8, bfloat16, on a gyroid and on a mesh.
-    On a CPU the same shape in float32 at 256 to 2K tokens, a few minutes on two cores.
+    On a CPU the same shape in float32 on the mesh at 512 to 4K tokens, a few minutes on two cores.
 
     \b
     ssabench reproduce speed --out out/reproduce

@@ -24,7 +24,7 @@ def speed(
     tokens: Annotated[
         list[str] | None,
         typer.Option(
-            help="Token counts, e.g. 8K,32K. Repeatable. Default: the paper's 8K to 128K; on a CPU 256 to 2K.",
+            help="Token counts, e.g. 8K,32K. Repeatable. Default: the paper's 8K to 128K; on a CPU 512 to 4K.",
             show_default=False,
         ),
     ] = None,

@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from kernels.layout import BlockLayout
 from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
 
-# Most score elements alive at once; 64 MiB in fp32.
-_CHUNK_ELEMENTS = 2**24
+# Most score elements alive at once: 64 MiB in fp32 where launches cost more than memory, 4 MiB where caches matter.
+_CHUNK_ELEMENTS = {"cuda": 2**24, "cpu": 2**20}
 
 _Rows = slice | Tensor
 
@@ -46,7 +46,7 @@ def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *,
         inner = layout.selection_compression[slc_first + 1 : slc_last] - cmp_first
         parent = torch.searchsorted(inner, torch.arange(len(keys), device=q.device, dtype=torch.int32), right=True)
         kept = min(topk, slc_last - slc_first)
-        for rows in _chunks(first, last, heads * len(keys)):
+        for rows in _chunks(first, last, heads * len(keys), q.device):
             by_group = q[rows].unflatten(1, (kv_heads, -1)).to(lse.dtype)
             scores = torch.einsum("nhgd,mhd->hngm", by_group, keys.to(lse.dtype)) * scale
             by_head = (scores - lse[rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)[..., None]).exp()
@@ -173,7 +173,7 @@ def _tiles(segments: Segments, kv_heads: int, group: int) -> Iterator[tuple[int,
             keys: _Rows = slice(key_first, key_last)
             if segments.key_rows is not None:
                 keys = segments.key_rows[keys].long()
-            for chunk in _chunks(first, last, group * (key_last - key_first)):
+            for chunk in _chunks(first, last, group * (key_last - key_first), segments.key_offsets.device):
                 tokens: _Rows = chunk
                 if segments.query_slots is not None:
                     tokens = segments.query_slots[row, chunk].long() // segments.slots
@@ -184,7 +184,8 @@ def _spans(offsets: Tensor) -> list[tuple[int, int]]:
     return list(pairwise(offsets.tolist()))
 
 
-def _chunks(first: int, last: int, elements_per_row: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_ELEMENTS // max(1, elements_per_row))
+def _chunks(first: int, last: int, elements_per_row: int, device: torch.device) -> Iterator[slice]:
+    most = _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS["cuda"])
+    step = max(1, most // max(1, elements_per_row))
     for start in range(first, last, step):
         yield slice(start, min(start + step, last))

@@ -195,7 +195,7 @@ def test_long_segments_in_chunks_change_only_the_rounding(monkeypatch: pytest.Mo
 
     compute = eager._scores
     monkeypatch.setattr(eager, "_scores", recorded)
-    monkeypatch.setattr(eager, "_CHUNK_ELEMENTS", limit)
+    monkeypatch.setattr(eager, "_CHUNK_ELEMENTS", {"cpu": limit, "cuda": limit})
     assert_equal_but_for_rounding(output_and_gradients(inputs, layout, "eager", 2), whole)
     assert max(scores.numel() for scores in tiles) <= limit
     assert max(scores.shape[0] for scores in tiles) > 1

@@ -194,7 +194,7 @@ def test_eager_in_chunks_selects_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = make_layout(30, 20)
     x = random_inputs(layout, torch.float32)
     whole = api.select_blocks(x.q, x.k_cmp, layout, topk=3, impl="eager")
-    monkeypatch.setattr(eager, "_CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr(eager, "_CHUNK_ELEMENTS", {"cpu": 500, "cuda": 500})
     assert errors(x, layout, api.select_blocks(x.q, x.k_cmp, layout, topk=3, impl="eager")) == 0
     assert errors(x, layout, whole) == 0
 
