@@ -37,6 +37,9 @@ __all__ = [
     "window_attention",
 ]
 
+# Asked once: torch.compile cannot trace the question.
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+
 IMPLEMENTATIONS = ("reference", "eager", "triton")
 _MAX_GROUP = 32
 _HEAD_DIMS = (16, 128)
@@ -270,7 +273,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _triton_unavailable(q: Tensor) -> str | None:
-    if importlib.util.find_spec("triton") is None:
+    if not _TRITON_INSTALLED:
         return "the package triton is not installed"
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"tensors are on {q.device}, and TRITON_INTERPRET=1 is not set"
