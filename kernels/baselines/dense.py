@@ -90,7 +90,7 @@ def full_attention(
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or `impl` is unknown.
-        RuntimeError: the named `impl` cannot run here; the message is the sentence of `unavailable`.
+        RuntimeError: the named `impl` cannot run here, or not on these samples; the message says why.
     """
     _check(q, k, v, layout)
     backward = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
@@ -188,6 +188,8 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, *, impl: str, scale: float) -> Tensor:
+    if impl == "sdpa-cudnn" and q.shape[0] == 1:
+        raise RuntimeError("impl 'sdpa-cudnn' cannot run: torch refuses cuDNN attention for a sample of one token")
     group = q.shape[1] // k.shape[1]
     if impl == "sdpa-efficient" and group > 1:
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
