@@ -274,3 +274,19 @@ def test_only_the_wrong_rows_of_many_are_counted() -> None:
 
 def test_a_selection_without_rows_or_blocks_has_no_errors() -> None:
     assert selection_errors(torch.zeros(2, 0, 3, dtype=torch.int32), torch.zeros(2, 0, 0, dtype=torch.float64)) == 0
+
+
+def test_a_gradient_that_cancels_exactly_is_measured_against_the_upstream_gradient() -> None:
+    """One token has one key: its probability is 1 whatever q and k, so dq and dk are zero."""
+    layout = BlockLayout.from_coords(torch.zeros(1, 3, dtype=torch.int32), resolution=8)
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32)
+
+    def attend(x: Inputs) -> Tensor:
+        return api.full_attention(x.q, x.k, x.v, layout, impl="reference")
+
+    def off_by(size: float) -> list[bool]:
+        compared = compare(lambda x: attend(x) + size * x.q, attend, attend, inputs, ("q", "k", "v"))
+        return [item.passed for item in compared if item.name == "dq"]
+
+    assert off_by(0.0) == [True]
+    assert off_by(1e-3) == [False]
