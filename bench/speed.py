@@ -26,6 +26,7 @@ from bench.environment import capture
 from bench.providers import Problem, Provider, block_indices, default_providers, get_provider, make_problem
 from bench.records import Correctness, Environment, Pass, Record, Shape, Stage, read_records, write_records
 from bench.workloads import make_tokens
+from kernels.api import HEAD_DIMS, MAX_GROUP
 from kernels.testing import Inputs
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
@@ -306,11 +307,15 @@ def _validate(plan: Plan) -> None:
     if min(plan.tokens) < 1:
         raise ValueError(f"tokens must be positive, got {min(plan.tokens)}")
     shape = plan.shape
-    for name in ("heads", "kv_heads", "head_dim", "topk"):
+    for name in ("heads", "kv_heads", "topk"):
         if getattr(shape, name) < 1:
             raise ValueError(f"{name} must be positive, got {getattr(shape, name)}")
-    if shape.heads % shape.kv_heads:
-        raise ValueError(f"heads must be a multiple of kv_heads={shape.kv_heads}, got {shape.heads}")
+    if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > MAX_GROUP:
+        raise ValueError(
+            f"heads must be a multiple of kv_heads={shape.kv_heads}, at most {MAX_GROUP} times it, got {shape.heads}"
+        )
+    if not HEAD_DIMS[0] <= shape.head_dim <= HEAD_DIMS[1]:
+        raise ValueError(f"head_dim must be from {HEAD_DIMS[0]} to {HEAD_DIMS[1]}, got {shape.head_dim}")
 
 
 def _identity(record: Record) -> tuple[str, ...]:

@@ -6,12 +6,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
+if TYPE_CHECKING:
+    from bench.records import Record
+
 CHECK_FAILED, BAD_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130
+
+
+def exit_on_failures(records: list[Record]) -> None:
+    """Exit with 1 if a provider failed its check or raised; what cannot run here or needs more memory is no failure."""
+    failed = sorted({record.provider for record in records if record.status in ("failed_check", "error")})
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(CHECK_FAILED)
 
 
 class ErrorGroup(TyperGroup):

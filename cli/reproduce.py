@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.errors import exit_on_failures
 from cli.options import DeviceOption, resolve_device
 from cli.output import print_speed, progress_bar
 
@@ -46,3 +47,4 @@ def reproduce_speed(
     print_speed(records)
     print(f"records: {path}")
     print(f"report: {render(records, out / 'report')}")
+    exit_on_failures(records)

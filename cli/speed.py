@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.errors import exit_on_failures
 from cli.options import DeviceOption, Direction, DType, parse_tokens, resolve_device
 from cli.output import print_speed, progress_bar
 
@@ -62,7 +63,8 @@ def speed(
 ) -> None:
     """Check, then time providers on workloads: forward, backward, both, and each branch of sparse attention.
 
-    A provider that fails its check gets no time. One that cannot run is listed with the reason.
+    A provider that fails its check or raises gets no time, and the exit code is 1. One that cannot run is listed with
+    the reason.
 
     \b
     ssabench speed
@@ -104,3 +106,4 @@ def speed(
     print_speed(records)
     if out is not None:
         print(f"records: {out}")
+    exit_on_failures(records)

@@ -41,8 +41,8 @@ __all__ = [
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 IMPLEMENTATIONS = ("reference", "eager", "triton")
-_MAX_GROUP = 32
-_HEAD_DIMS = (16, 128)
+MAX_GROUP = 32
+HEAD_DIMS = (16, 128)
 
 
 def resolve_impl(impl: str, q: Tensor) -> str:
@@ -299,7 +299,7 @@ def _default_scale(q: Tensor, scale: float | None) -> float:
 def _check_queries(q: Tensor, layout: BlockLayout) -> None:
     if q.ndim != 3 or q.shape[0] != layout.num_tokens or not q.is_floating_point():
         raise ValueError(f"q must be floating point [N={layout.num_tokens}, H, D], got {q.dtype} {list(q.shape)}")
-    low, high = _HEAD_DIMS
+    low, high = HEAD_DIMS
     if not low <= q.shape[2] <= high:
         raise ValueError(f"q must have a head dim D from {low} to {high}, got {q.shape[2]}")
     if q.shape[1] < 1:
@@ -314,9 +314,9 @@ def _check_keys(q: Tensor, rows: int, **tensors: Tensor) -> None:
         if x.ndim != 3 or x.shape[0] != rows or x.shape[2] != q.shape[2] or x.dtype != q.dtype:
             raise ValueError(f"{name} must be {q.dtype} [{rows}, Hkv, {q.shape[2]}], got {x.dtype} {list(x.shape)}")
         heads, kv_heads = q.shape[1], x.shape[1]
-        if kv_heads < 1 or heads % kv_heads or heads // kv_heads > _MAX_GROUP:
+        if kv_heads < 1 or heads % kv_heads or heads // kv_heads > MAX_GROUP:
             raise ValueError(
-                f"{name} must have a number of kv heads that divides H={heads} into groups of at most {_MAX_GROUP}, "
+                f"{name} must have a number of kv heads that divides H={heads} into groups of at most {MAX_GROUP}, "
                 f"got {kv_heads}"
             )
         if first is not None and x.shape != first.shape:

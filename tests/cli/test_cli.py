@@ -108,6 +108,14 @@ def test_a_kernel_that_raises_fails_the_check_and_one_that_cannot_run_does_not(
     assert "failed: broken: RuntimeError: boom\n1 of 1 checks failed" in result.stdout
 
 
+def test_speed_exits_with_1_when_a_provider_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.speed, "check_provider", lambda provider, problem: correctness(0.5))
+    result = run(app, ["speed", *TINY, "--provider", "dense-sdpa-cpu"])
+    assert result.exit_code == 1
+    assert "failed check: error of o 5.00e-01 exceeds its budget 1.00e-01" in result.stdout
+    assert "failed: dense-sdpa-cpu" in result.stderr
+
+
 def test_speed_prints_a_table_and_writes_records(tmp_path: Path) -> None:
     out = tmp_path / "speed.jsonl"
     providers = ["--provider", "dense-sdpa-cpu", "--provider", "packed-sdpa-cpu", "--provider", "dense-sdpa-flash"]
@@ -162,6 +170,8 @@ def test_a_mesh_file_is_a_workload(tmp_path: Path) -> None:
         (["speed", "--device", "cuda:99"], "--device cuda:99: torch finds"),
         (["speed", "--resume"], "--resume needs --out"),
         (["speed", *TINY, "--kv-heads", "3"], "heads must be a multiple of kv_heads=3"),
+        (["speed", *TINY, "--heads", "33"], "at most 32 times it, got 33"),
+        (["speed", *TINY, "--head-dim", "7"], "head_dim must be from 16 to 128, got 7"),
         (["speed", *TINY, "--window-shift", "8"], "[0, window=8), got 8"),
         (["report", "missing.jsonl"], "cannot read missing.jsonl"),
         (["check", "--device", "tpu"], "--device must be"),
