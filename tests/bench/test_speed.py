@@ -326,7 +326,10 @@ class TestResume:
         ({"tokens": [0]}, "tokens must be positive"),
         ({"providers": ["no-such"]}, "provider 'no-such' is unknown; known: ssa-triton"),
         ({"workloads": ["torus"]}, "torus"),
-        ({"shape": SHAPE.model_copy(update={"kv_heads": 3})}, "heads must be a multiple of kv_heads=3, got 2"),
+        (
+            {"shape": SHAPE.model_copy(update={"kv_heads": 3})},
+            "heads must be a multiple of kv_heads=3, at most 32 times it, got 2",
+        ),
         ({"shape": SHAPE.model_copy(update={"topk": 0})}, "topk must be positive"),
         ({"shape": SHAPE.model_copy(update={"selection_block": 6})}, "selection_block must be a multiple"),
     ],
