@@ -33,7 +33,7 @@ _FP32: _Table = {
 }
 _HALF: dict[int, _Table] = {
     80: {
-        "segment_forward": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(64, 64, 4, 2))],
+        "segment_forward": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
         "segment_dq": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
         "segment_dkv": [
             (32, TileConfig(64, 64, 4, 2)),
@@ -72,8 +72,10 @@ _HALF: dict[int, _Table] = {
 def tile_config(kernel: KernelName, head_dim: int, dtype: torch.dtype, device: torch.device) -> TileConfig:
     """The configuration of a kernel for a head dim (at most 128), input dtype and device."""
     table = _FP32 if dtype == torch.float32 else _HALF[architecture(device)]
-    block_d = padded(head_dim)
-    return next(config for largest, config in table[kernel] if block_d <= largest)
+    width = padded(head_dim)
+    if width != head_dim:
+        width = min(2 * width, 128)  # masks take registers, so these head dims take the next row
+    return next(config for largest, config in table[kernel] if width <= largest)
 
 
 def architecture(device: torch.device) -> int:
