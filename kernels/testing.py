@@ -75,6 +75,18 @@ class Inputs:
         return Inputs(*(x.detach().to(dtype or x.dtype).clone().requires_grad_() for x in self.tensors()))
 
 
+def random_layout(
+    lengths: Sequence[int], *, resolution: int = 16, device: torch.device | str = "cpu", seed: int = 0, **blocks: int
+) -> BlockLayout:
+    """A batch with ``lengths[b]`` random voxels in sample b. `blocks`: block sides of `BlockLayout.from_coords`."""
+    generator = torch.Generator().manual_seed(seed)
+    axis = torch.arange(resolution, dtype=torch.int32)
+    grid = torch.cartesian_prod(axis, axis, axis)
+    coords = torch.cat([grid[torch.randperm(len(grid), generator=generator)[:length]] for length in lengths])
+    batch = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
+    return BlockLayout.from_coords(coords, batch, resolution=resolution, batch_size=len(lengths), **blocks).to(device)
+
+
 INPUT_NAMES = tuple(field.name for field in fields(Inputs))
 
 

@@ -14,22 +14,13 @@ from kernels.baselines.nsa import nsa_attention, serialise
 from kernels.baselines.packed import PackedRegions, packed_full_attention
 from kernels.layout import BlockLayout
 from kernels.reference import select_blocks, spatial_sparse_attention
+from kernels.testing import random_layout
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ON_CPU = ("sdpa-math", "sdpa-cpu")
 ON_CUDA = ("sdpa-math", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "flash-attn", "flash-attn-4", "flex")
 D = 16  # head dim
 LENGTHS = ((37,), (20, 0, 1, 30), (0, 5, 0))
-
-
-def make_layout(lengths, resolution=16, seed=0, **blocks):
-    """Random voxels, `lengths[b]` of them in sample b."""
-    generator = torch.Generator().manual_seed(seed)
-    axis = torch.arange(resolution, dtype=torch.int32)
-    grid = torch.cartesian_prod(axis, axis, axis)
-    coords = torch.cat([grid[torch.randperm(len(grid), generator=generator)[:length]] for length in lengths])
-    batch = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
-    return BlockLayout.from_coords(coords, batch, resolution=resolution, batch_size=len(lengths), **blocks)
 
 
 def randn(*shape, dtype=torch.float64, device="cpu", seed=0, grad=False):
@@ -68,7 +59,7 @@ def relative_error(actual, expected):
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_reference_is_softmax_within_each_sample(lengths, kv_heads):
-    layout = make_layout(lengths)
+    layout = random_layout(lengths)
     q, k, v = qkv(sum(lengths), kv_heads=kv_heads)
     expected = attend_by_loops(q, k, v, layout.cu_seqlens.tolist(), scale=1 / math.sqrt(D))
     torch.testing.assert_close(full_attention(q, k, v, layout, impl="reference"), expected)
@@ -80,7 +71,7 @@ def test_reference_is_softmax_within_each_sample(lengths, kv_heads):
 @pytest.mark.parametrize("scale", [None, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_fused_attention_agrees_with_the_reference(impl, lengths, kv_heads, scale, dtype):
-    layout = make_layout(lengths)
+    layout = random_layout(lengths)
     inputs = qkv(sum(lengths), kv_heads=kv_heads, dtype=dtype, grad=True)
     expected = full_attention(*inputs, layout, scale=scale, impl="reference")
     actual = full_attention(*inputs, layout, scale=scale, impl=impl)
@@ -93,7 +84,7 @@ def test_fused_attention_agrees_with_the_reference(impl, lengths, kv_heads, scal
 @pytest.mark.parametrize("impl", ["reference", *ON_CPU])
 @pytest.mark.parametrize("lengths", [(), (0,), (0, 0), (1,)])
 def test_no_token_and_one_token(impl, lengths):
-    layout = make_layout(lengths) if lengths else BlockLayout.from_sequence(torch.zeros(1, dtype=torch.int32))
+    layout = random_layout(lengths) if lengths else BlockLayout.from_sequence(torch.zeros(1, dtype=torch.int32))
     q, k, v = inputs = qkv(sum(lengths), grad=True)
     o = full_attention(*inputs, layout, impl=impl)
     torch.testing.assert_close(o, v.repeat_interleave(2, dim=1))  # the only key gets all the weight
@@ -101,7 +92,7 @@ def test_no_token_and_one_token(impl, lengths):
 
 
 def test_reference_accumulates_half_precision_in_float32():
-    layout = make_layout((64,))
+    layout = random_layout((64,))
     inputs = qkv(64, dtype=torch.bfloat16)
     exact = full_attention(*(x.double() for x in inputs), layout, impl="reference")
     actual = full_attention(*inputs, layout, impl="reference")
@@ -112,7 +103,7 @@ def test_auto_takes_the_first_available_of_its_order():
     where = {"device": "cpu", "dtype": torch.float32, "head_dim": D}
     assert resolve(**where) == "sdpa-cpu"
     assert next(impl for impl in AUTO_ORDER if unavailable(impl, **where) is None) == "sdpa-cpu"
-    layout = make_layout((37,))
+    layout = random_layout((37,))
     inputs = qkv(37, dtype=torch.float32)
     assert full_attention(*inputs, layout).equal(full_attention(*inputs, layout, impl="sdpa-cpu"))
 
@@ -131,13 +122,13 @@ def test_auto_takes_the_first_available_of_its_order():
 def test_what_cannot_run_says_why_and_raises(impl, reason):
     assert unavailable(impl, device="cpu", dtype=torch.float32, head_dim=D) == reason
     with pytest.raises(RuntimeError, match=reason):
-        full_attention(*qkv(5, dtype=torch.float32, grad=True), make_layout((5,)), impl=impl)
+        full_attention(*qkv(5, dtype=torch.float32, grad=True), random_layout((5,)), impl=impl)
 
 
 def test_every_implementation_is_known_and_others_are_refused():
     assert set(AUTO_ORDER) < set(IMPLEMENTATIONS)
     with pytest.raises(ValueError, match="impl must be 'auto' or one of reference, "):
-        full_attention(*qkv(5), make_layout((5,)), impl="fast")
+        full_attention(*qkv(5), random_layout((5,)), impl="fast")
 
 
 @pytest.mark.parametrize(
@@ -153,17 +144,17 @@ def test_every_implementation_is_known_and_others_are_refused():
 def test_tensors_that_do_not_fit_are_named(change, message):
     tensors = dict(zip("qkv", qkv(5), strict=True)) | change
     with pytest.raises(ValueError, match=message):
-        full_attention(**tensors, layout=make_layout((5,)))
+        full_attention(**tensors, layout=random_layout((5,)))
 
 
 def test_as_many_tokens_as_the_layout_has_are_expected():
     with pytest.raises(ValueError, match="q must have the 5 tokens of the layout, got 6"):
-        full_attention(*qkv(6), make_layout((5,)))
+        full_attention(*qkv(6), random_layout((5,)))
 
 
 @pytest.mark.parametrize("lengths", [(37,), (20, 0, 1, 200)])
 def test_flex_agrees_with_the_reference_forward_on_the_cpu(lengths):
-    layout = make_layout(lengths)
+    layout = random_layout(lengths)
     inputs = qkv(sum(lengths), dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -180,7 +171,7 @@ def test_cuda_kernels_are_as_accurate_as_bfloat16_allows(impl, lengths, heads, k
     where = {"device": "cuda", "dtype": torch.bfloat16}
     if reason := unavailable(impl, head_dim=head_dim, **where):
         pytest.skip(reason)
-    layout = make_layout(lengths)
+    layout = random_layout(lengths)
     inputs = qkv(sum(lengths), heads, kv_heads, head_dim, grad=True, **where)
     if impl == "sdpa-cudnn" and 1 in lengths:
         with pytest.raises(RuntimeError, match="a sample of one token"):
@@ -222,7 +213,7 @@ def packed_by_loops(q, k, v, layout, side, scale):
 @pytest.mark.parametrize("lengths", [*LENGTHS, (1,), (0,)])
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_packed_attention_acts_between_region_means(lengths, side):
-    layout = make_layout(lengths, resolution=5)
+    layout = random_layout(lengths, resolution=5)
     inputs = qkv(sum(lengths), grad=True)
     regions = PackedRegions.from_layout(layout, side)
     actual = packed_full_attention(*inputs, regions, scale=0.7)
@@ -235,21 +226,21 @@ def test_packed_attention_acts_between_region_means(lengths, side):
 
 
 def test_regions_of_one_voxel_are_full_attention():
-    layout = make_layout((20, 30))
+    layout = random_layout((20, 30))
     inputs = qkv(50)
     packed = packed_full_attention(*inputs, PackedRegions.from_layout(layout, side=1))
     torch.testing.assert_close(packed, full_attention(*inputs, layout, impl="reference"))
 
 
 def test_region_means_are_accumulated_in_float32():
-    layout = make_layout((8,), resolution=2)
+    layout = random_layout((8,), resolution=2)
     x = torch.tensor([256.0, 1, 1, 1, 1, 1, 1, 1], dtype=torch.bfloat16)  # 256 + 1 is lost in bfloat16
     assert PackedRegions.from_layout(layout).mean(x[:, None]).item() == torch.tensor(263 / 8).bfloat16().item()
 
 
 def test_region_side_must_be_positive():
     with pytest.raises(ValueError, match="side must be a positive integer, got 0"):
-        PackedRegions.from_layout(make_layout((5,)), side=0)
+        PackedRegions.from_layout(random_layout((5,)), side=0)
 
 
 # Native sparse attention on serialised voxels.
@@ -287,7 +278,7 @@ def nsa_by_loops(q, k, v, k_cmp, v_cmp, gates, lengths, block_cmp, block_slc, wi
 @pytest.mark.parametrize("order", ["raster", "morton"])
 def test_nsa_is_sparse_attention_over_the_line_of_voxels(impl, order):
     lengths = (23, 0, 9)
-    layout = make_layout(lengths)
+    layout = random_layout(lengths)
     serial, permutation = serialise(layout, order, compression_block=2, selection_block=4, window=5)
     q, k, v = qkv(32)
     blocks = serial.compression_coords.shape[0]
@@ -299,7 +290,7 @@ def test_nsa_is_sparse_attention_over_the_line_of_voxels(impl, order):
 
 
 def test_raster_order_sorts_by_x_then_y_then_z_within_samples():
-    layout = make_layout((60, 0, 40))
+    layout = random_layout((60, 0, 40))
     _, permutation = serialise(layout)
     visited = layout.coords[permutation].tolist()
     assert visited == sorted(layout.coords.tolist())
@@ -307,7 +298,7 @@ def test_raster_order_sorts_by_x_then_y_then_z_within_samples():
 
 def test_morton_order_visits_each_octant_before_the_next():
     side = 4
-    layout = make_layout((side**3,), resolution=side)
+    layout = random_layout((side**3,), resolution=side)
     _, permutation = serialise(layout, "morton")
     visited = layout.coords[permutation, 1:]
     assert visited[:8].tolist() == [[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]
@@ -316,7 +307,7 @@ def test_morton_order_visits_each_octant_before_the_next():
 
 
 def test_default_serial_blocks_are_those_of_the_nsa_paper():
-    serial, permutation = serialise(make_layout((200,)))
+    serial, permutation = serialise(random_layout((200,)))
     lengths = [offsets.diff().tolist() for offsets in (serial.compression_offsets, serial.selection_offsets)]
     assert lengths == [[32] * 6 + [8], [64] * 3 + [8]]
     assert serial.window_offsets.diff().tolist() == [64] * 3 + [8]
@@ -325,7 +316,7 @@ def test_default_serial_blocks_are_those_of_the_nsa_paper():
 
 def test_serialise_refuses_unknown_orders():
     with pytest.raises(ValueError, match="order must be 'raster' or 'morton', got 'hilbert'"):
-        serialise(make_layout((5,)), "hilbert")
+        serialise(random_layout((5,)), "hilbert")
 
 
 # FlexAttention.
@@ -364,14 +355,14 @@ def _tensor_options(kwargs):
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("window_shift", [0, 2])
 def test_flex_ssa_agrees_with_the_reference(lengths, kv_heads, window_shift):
-    layout = make_layout(lengths, window=4, window_shift=window_shift)
+    layout = random_layout(lengths, window=4, window_shift=window_shift)
     inputs = ssa_inputs(layout, kv_heads=kv_heads)
     actual = flex_spatial_sparse_attention(*inputs, layout, topk=3, scale=0.5)
     torch.testing.assert_close(actual, spatial_sparse_attention(*inputs, layout, topk=3, scale=0.5))
 
 
 def test_flex_ssa_pads_the_selection_where_a_sample_has_few_blocks():
-    layout = make_layout((40,), resolution=8)  # a single selection block
+    layout = random_layout((40,), resolution=8)  # a single selection block
     inputs = ssa_inputs(layout)
     assert (select_blocks(inputs[0], inputs[3], layout, topk=4) == -1).any()
     actual = FlexSpatialSparseAttention(layout)(*inputs, topk=4)
@@ -379,12 +370,12 @@ def test_flex_ssa_pads_the_selection_where_a_sample_has_few_blocks():
 
 
 def test_flex_ssa_on_no_tokens_is_empty():
-    layout = make_layout((0,))
+    layout = random_layout((0,))
     assert flex_spatial_sparse_attention(*ssa_inputs(layout), layout, topk=2).shape == (0, 4, D)
 
 
 def test_flex_ssa_refuses_gradients_on_the_cpu():
-    layout = make_layout((20,))
+    layout = random_layout((20,))
     reason = flex_unavailable(device="cpu", dtype=torch.float64, head_dim=D)
     assert flex_unavailable(device="cpu", dtype=torch.float64, head_dim=8, backward=False) is None
     with pytest.raises(RuntimeError, match=reason):
@@ -396,7 +387,7 @@ def test_flex_ssa_refuses_gradients_on_the_cpu():
 @pytest.mark.parametrize("lengths", [(1500,), (700, 0, 1, 400)])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_flex_ssa_on_cuda_is_as_accurate_as_bfloat16_allows(lengths, kv_heads):
-    layout = make_layout(lengths, window_shift=4)
+    layout = random_layout(lengths, window_shift=4)
     where = {"device": "cuda", "dtype": torch.bfloat16}
     inputs = [x.detach().requires_grad_() for x in ssa_inputs(layout, 4, kv_heads, 64, **where)]
     chosen = select_blocks(inputs[0].detach(), inputs[3].detach(), layout.to("cuda"), topk=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,27 +14,13 @@ from torch import Tensor
 
 from kernels import api, eager
 from kernels.layout import BlockLayout
-from kernels.testing import Inputs, compare_ssa
+from kernels.testing import Inputs, compare_ssa, random_layout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiles this small cost more to share between threads than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_layout(*lengths: int, resolution: int = 14, **blocks: int) -> BlockLayout:
-    """Random voxels, `lengths[b]` of them in sample b."""
-    axis = torch.arange(resolution, dtype=torch.int32)
-    grid = torch.cartesian_prod(axis, axis, axis)
-    coords = torch.cat([grid[torch.randperm(len(grid))[:length]] for length in lengths])
-    batch = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
-    return BlockLayout.from_coords(coords, batch, resolution=resolution, batch_size=len(lengths), **blocks)
+    return random_layout(lengths, resolution=resolution, **blocks)
 
 
 def make_sequences(*lengths: int) -> BlockLayout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,15 +14,6 @@ from kernels.layout import BlockLayout
 from kernels.testing import Inputs
 
 Attends = Callable[[int, int, int], bool]  # token, key, kv head
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small cost more to share between threads than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_layout(lengths: tuple[int, ...], resolution: int = 12, **blocks: int) -> BlockLayout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,30 +12,15 @@ from torch import Tensor
 
 from kernels import api, eager, reference
 from kernels.layout import BlockLayout
-from kernels.testing import Inputs, selection_errors
+from kernels.testing import Inputs, random_layout, selection_errors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAST = ("reference", "eager")
 IMPLEMENTATIONS = (*FAST, "triton")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small cost more to share between threads than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_layout(*lengths: int, resolution: int = 24, **blocks: int) -> BlockLayout:
-    """Random voxels, `lengths[b]` of them in sample b."""
-    axis = torch.arange(resolution, dtype=torch.int32)
-    grid = torch.cartesian_prod(axis, axis, axis)
-    coords = torch.cat([grid[torch.randperm(len(grid))[:length]] for length in lengths])
-    batch = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
-    layout = BlockLayout.from_coords(coords, batch, resolution=resolution, batch_size=len(lengths), **blocks)
-    return layout.to(DEVICE)
+    return random_layout(lengths, resolution=resolution, device=DEVICE, **blocks)
 
 
 def line_layout(counts: list[int]) -> BlockLayout:

@@ -8,22 +8,11 @@ from torch import Tensor
 
 import kernels
 from kernels import BlockLayout, reference
-from kernels.testing import Inputs, compare, compare_ssa, selection_errors
+from kernels.testing import Inputs, compare, compare_ssa, random_layout, selection_errors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter cannot multiply bf16.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
-
-
-def random_layout(tokens: list[int], resolution: int = 16, **blocks: int) -> BlockLayout:
-    """A batch with that many random voxels in each sample."""
-    generator = torch.Generator().manual_seed(sum(tokens))
-    voxels = torch.cat([torch.randperm(resolution**3, generator=generator)[:count] for count in tokens])
-    coords = torch.stack([voxels // resolution**2, voxels // resolution % resolution, voxels % resolution], dim=1)
-    batch = torch.repeat_interleave(torch.arange(len(tokens)), torch.tensor(tokens))
-    return BlockLayout.from_coords(
-        coords.int(), batch.int(), resolution=resolution, batch_size=len(tokens), **blocks
-    ).to(DEVICE)
 
 
 def check(layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None) -> None:
@@ -62,7 +51,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_operator_and_gradients_are_within_the_error_budget(case: str, dtype: torch.dtype) -> None:
     tokens, blocks, (heads, kv_heads, head_dim, topk) = CASES[case]
-    layout = random_layout(tokens, **blocks)
+    layout = random_layout(tokens, device=DEVICE, **blocks)
     inputs = Inputs.random(layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, device=DEVICE)
     check(layout, inputs, topk)
 
@@ -75,18 +64,18 @@ def test_the_serial_layout_runs_on_the_same_kernels() -> None:
 
 @pytest.mark.parametrize("scale", [0.02, 3.0, -1.0])
 def test_any_finite_scale(scale: float) -> None:
-    layout = random_layout([24])
+    layout = random_layout([24], device=DEVICE)
     check(layout, Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE), 2, scale)
 
 
 def test_large_logits_neither_overflow_nor_vanish() -> None:
-    layout = random_layout([40])
+    layout = random_layout([40], device=DEVICE)
     inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE)
     check(layout, Inputs(30 * inputs.q, inputs.k, inputs.v, inputs.k_cmp, inputs.v_cmp, inputs.gates), topk=2)
 
 
 def test_no_tokens_give_empty_outputs_and_gradients() -> None:
-    layout = random_layout([0, 0])
+    layout = random_layout([0, 0], device=DEVICE)
     inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE).leaves()
     o = kernels.spatial_sparse_attention(*inputs.tensors(), layout, topk=2, impl="triton")
     o.sum().backward()
@@ -95,7 +84,7 @@ def test_no_tokens_give_empty_outputs_and_gradients() -> None:
 
 
 def test_inputs_need_not_be_contiguous() -> None:
-    layout = random_layout([40])
+    layout = random_layout([40], device=DEVICE)
     inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE)
     strided = Inputs(*(x.transpose(0, -1).contiguous().transpose(0, -1) for x in inputs.tensors()))
     assert not strided.q.is_contiguous()
@@ -104,7 +93,7 @@ def test_inputs_need_not_be_contiguous() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_branches_and_their_gradients_alone(dtype: torch.dtype) -> None:
-    layout = random_layout([36], window_shift=4)
+    layout = random_layout([36], device=DEVICE, window_shift=4)
     inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=32, dtype=dtype, device=DEVICE)
     blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=2, impl="triton")
     blocks[0, ::7] = -1  # tokens without any block
@@ -133,7 +122,7 @@ def test_branches_and_their_gradients_alone(dtype: torch.dtype) -> None:
 
 
 def test_gradients_are_deterministic() -> None:
-    layout = random_layout([40])
+    layout = random_layout([40], device=DEVICE)
     inputs = Inputs.random(layout, heads=4, kv_heads=1, head_dim=16, dtype=torch.float16, device=DEVICE)
 
     def gradients() -> list[Tensor]:
@@ -146,7 +135,7 @@ def test_gradients_are_deterministic() -> None:
 
 
 def test_scores_in_several_chunks_give_the_same_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = random_layout([40, 10])
+    layout = random_layout([40, 10], device=DEVICE)
     inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, device=DEVICE)
     whole = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="triton")
     monkeypatch.setattr("kernels.triton.select._SCORE_WORKSPACE", 1)
