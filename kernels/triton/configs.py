@@ -37,8 +37,7 @@ _HALF: dict[int, _Table] = {
         "segment_dq": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
         "segment_dkv": [
             (32, TileConfig(64, 64, 4, 2)),
-            (64, TileConfig(32, 64, 8, 2)),
-            (128, TileConfig(64, 32, 4, 2)),
+            (128, TileConfig(32, 64, 8, 2)),
         ],
         "block_scores": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(128, 64, 8, 2))],
     },

@@ -324,13 +324,13 @@ def _spatial_sparse_attention_backward(
     dgates = torch.empty_like(gates)
     with _on_device(q):
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        delta = row_delta(do, o_cmp, gates, dgates, 0)
+        delta = row_delta(do, o_cmp, dgates, 0)
         dq_cmp, dk_cmp, dv_cmp = segment_backward(do, q, k_cmp, v_cmp, lse_cmp, delta, compressed, scale, gates, 0)
         selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
-        delta = row_delta(do, o_slc, gates, dgates, 1)
+        delta = row_delta(do, o_slc, dgates, 1)
         dq_slc, dk_slc, dv_slc = segment_backward(do, q, k, v, lse_slc, delta, selected, scale, gates, 1)
         window = window_segments(window_order, window_offsets)
-        delta = row_delta(do, o_win, gates, dgates, 2)
+        delta = row_delta(do, o_win, dgates, 2)
         dq_win, dk_win, dv_win = segment_backward(do, q, k, v, lse_win, delta, window, scale, gates, 2)
         dq = sum_slots(dq_slc, block_indices, (dq_cmp, dq_win))
     return (

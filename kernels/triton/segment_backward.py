@@ -1,7 +1,7 @@
 """Backward of segment attention: dQ from the query side, dK and dV from the key side, no atomics.
 
 With p the final probabilities, g the gate of the branch and dO the gradient of the gated sum:
-dV = (g p)^T dO,  dS = p (g dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = g rowsum(dO * o).
+dV = (g p)^T dO,  dS = g p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
 Both kernels recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
 """
 
@@ -76,8 +76,6 @@ def _segment_dq_kernel(
     do_tile = load_rows(do, row, row_mask, D, BLOCK_D)
     row_lse = tl.load(lse + row, mask=row_mask, other=float("inf")) * LOG2E
     row_delta = tl.load(delta + row, mask=row_mask, other=0.0)
-    if GATED:
-        gate = tl.load(gates + token.to(tl.int64) * 3 + gate_column, mask=row_mask, other=0.0).to(tl.float32)
 
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(key_first, key_last, BLOCK_N):
@@ -90,11 +88,12 @@ def _segment_dq_kernel(
         # Masked keys have k = v = 0, but p = exp2(-lse) may overflow there.
         p = tl.where(key_mask[None, :], p, 0.0)
         dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-        if GATED:
-            dp = dp * gate[:, None]
         ds = p * (dp - row_delta[:, None])
         accumulator = tl.dot(ds.to(k_tile.dtype), k_tile, accumulator, input_precision=PRECISION)
 
+    if GATED:  # one gate a row: it need not enter the loop
+        gate = tl.load(gates + token.to(tl.int64) * 3 + gate_column, mask=row_mask, other=0.0).to(tl.float32)
+        accumulator = accumulator * gate[:, None]
     out_row = slot.to(tl.int64) * (KV_HEADS * G) + q_head
     store_rows(dq, out_row, accumulator * scale, row_mask, D, BLOCK_D)
 
@@ -176,11 +175,8 @@ def _segment_dkv_kernel(
         dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
         if GATED:
             gate = tl.load(gates + token.to(tl.int64) * 3 + gate_column, mask=row_mask, other=0.0).to(tl.float32)
-            gated_p = p * gate[None, :]
-            dp = dp * gate[None, :]
-        else:
-            gated_p = p
-        dv_tile = tl.dot(gated_p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
+            p = p * gate[None, :]
+        dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
         ds = p * (dp - row_delta[None, :])
         dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
 
@@ -193,10 +189,9 @@ def _segment_dkv_kernel(
 def _delta_kernel(
     do,  # [N, H, D]
     o,  # [N, H, D]: output of one branch
-    gates,  # [N, 3], with GATED
-    gate_column,
     delta,  # fp32 [N, H]
-    dgates,  # [N, 3]
+    dgates,  # [N, 3], with GATED
+    gate_column,
     H: tl.constexpr,
     D: tl.constexpr,
     GATED: tl.constexpr,
@@ -212,7 +207,6 @@ def _delta_kernel(
     inner = tl.sum(product, 1)  # [BLOCK_H]
     if GATED:
         tl.store(dgates + token * 3 + gate_column, tl.sum(inner, 0).to(dgates.dtype.element_ty))
-        inner = inner * tl.load(gates + token * 3 + gate_column).to(tl.float32)
     tl.store(delta + row, inner, mask=head_mask)
 
 
@@ -313,18 +307,16 @@ def segment_backward(
     return dq, dk.sum(0), dv.sum(0)
 
 
-def row_delta(
-    do: Tensor, o: Tensor, gates: Tensor | None = None, dgates: Tensor | None = None, column: int = 0
-) -> Tensor:
-    """delta fp32 [N, H]: rowsum(dO * o), times the gate where there is one; then also fills that column of `dgates`."""
+def row_delta(do: Tensor, o: Tensor, dgates: Tensor | None = None, gate_column: int = 0) -> Tensor:
+    """delta fp32 [N, H]: rowsum(dO * o). Summed over heads it is the gradient of the gate, column of `dgates`."""
     num_tokens, heads, head_dim = o.shape
     delta = torch.empty(num_tokens, heads, dtype=torch.float32, device=o.device)
     if num_tokens:
         _delta_kernel[(num_tokens,)](
-            *(do, o, gates, column, delta, dgates),
+            *(do, o, delta, dgates, gate_column),
             H=heads,
             D=head_dim,
-            GATED=gates is not None,
+            GATED=dgates is not None,
             BLOCK_H=padded(heads),
             BLOCK_D=padded(head_dim),
             num_warps=4,
