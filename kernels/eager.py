@@ -63,7 +63,7 @@ def selected_attention(
     q: Tensor, k: Tensor, v: Tensor, block_indices: Tensor, layout: BlockLayout, *, scale: float
 ) -> Tensor:
     """o [N, H, D] of each token against the tokens of its selected blocks."""
-    return segment_attention(q, k, v, selected_segments(block_indices, layout.selection_offsets), scale)[0]
+    return segment_attention(q, k, v, selected_segments(block_indices, layout.selection_offsets, parts=1), scale)[0]
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, *, scale: float) -> Tensor:
@@ -166,13 +166,14 @@ def _tiles(segments: Segments, kv_heads: int, group: int) -> Iterator[tuple[int,
     """kv head, query tokens and key rows of each segment, long segments in chunks. No token repeats within a tile."""
     key_spans = _spans(segments.key_offsets)
     for kv_head in range(kv_heads):
-        row = min(kv_head, segments.query_offsets.shape[0] - 1)
-        for (first, last), (key_first, key_last) in zip(_spans(segments.query_offsets[row]), key_spans, strict=True):
+        row = min(kv_head, segments.query_offsets.shape[1] - 1)
+        query_spans = _spans(segments.query_offsets[0, row])
+        for (first, last), (key_first, key_last) in zip(query_spans, key_spans, strict=True):
             if first == last:
                 continue
             keys: _Rows = slice(key_first, key_last)
-            if segments.key_rows is not None:
-                keys = segments.key_rows[keys].long()
+            if segments.key_index is not None:
+                keys = segments.key_index[keys].long()
             for chunk in _chunks(first, last, group * (key_last - key_first), segments.key_offsets.device):
                 tokens: _Rows = chunk
                 if segments.query_slots is not None:

@@ -5,10 +5,11 @@ A segment pairs a list of query tokens with a list of key rows; every query of a
 * compressed: one segment a sample; its tokens against its compression blocks.
 * window: one segment a window; its tokens against themselves.
 * selected: one segment a selection block and kv head; the tokens that chose the block against the block's tokens. A
-token   appears in up to S segments, once for each slot of `block_indices`; its partial results are merged by their LSE.
+  token appears in up to S segments, once for each slot of `block_indices`; its partial results are merged by their LSE.
 
 Seeing the selected branch from the block's side (an inversion of `block_indices` to CSR) loads each block's keys once
-for many queries, which is what gives the matrix units enough rows to work on.
+for many queries, which is what gives the matrix units enough rows to work on. The partial results of all slots would
+be S times as large as q, so tokens are taken in parts, each with lists of its own.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Bytes of partial results alive at once. Parts of this size still give every block enough queries to fill tiles.
+_PART_BYTES = 640 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Query lists against key lists. Legend: M segments, L list length, C = Hkv if lists differ by kv head, else 1."""
+    """Query lists against key lists. Legend: P parts, C = Hkv if lists differ by kv head, else 1, M segments."""
 
-    query_slots: Tensor | None  # int32 [C, L]: slots of the queries, segment by segment; None: 0, 1, 2, ...
-    query_offsets: Tensor  # int32 [C, M + 1]: first position of each segment in query_slots
-    key_rows: Tensor | None  # int32 [L_k]: key rows, segment by segment; None: 0, 1, 2, ...
+    query_slots: Tensor | None  # int32 [C, N * slots]: slots of the queries, by part and segment; None: 0, 1, 2, ...
+    query_offsets: Tensor  # int32 [P, C, M + 1]: where the segments of each part begin in query_slots
+    key_index: Tensor | None  # int32 [L_k]: key rows, segment by segment; None: 0, 1, 2, ...
     key_offsets: Tensor  # int32 [M + 1]
     slots: int = 1  # slots a token has; slot // slots is the token
 
@@ -33,24 +37,52 @@ class Segments:
     def count(self) -> int:
         return self.key_offsets.shape[0] - 1
 
+    @property
+    def parts(self) -> int:
+        return self.query_offsets.shape[0]
+
+    def token_range(self, part: int, num_tokens: int) -> tuple[int, int]:
+        """First and last + 1 token of a part."""
+        size = -(-num_tokens // self.parts)
+        return min(part * size, num_tokens), min((part + 1) * size, num_tokens)
+
+    def slot_range(self, part: int, num_tokens: int) -> tuple[int, int]:
+        """First and last + 1 slot of a part."""
+        first, last = self.token_range(part, num_tokens)
+        return first * self.slots, last * self.slots
+
 
 def compressed_segments(cu_seqlens: Tensor, cu_compression: Tensor) -> Segments:
     """Tokens of each sample against its compression blocks."""
-    return Segments(None, cu_seqlens[None], None, cu_compression)
+    return Segments(None, cu_seqlens[None, None], None, cu_compression)
 
 
 def window_segments(window_order: Tensor, window_offsets: Tensor) -> Segments:
     """Tokens of each window against themselves."""
-    return Segments(window_order[None], window_offsets[None], window_order, window_offsets)
+    return Segments(window_order[None], window_offsets[None, None], window_order, window_offsets)
 
 
-def selected_segments(block_indices: Tensor, selection_offsets: Tensor) -> Segments:
+def selected_segments(block_indices: Tensor, selection_offsets: Tensor, parts: int) -> Segments:
     """Tokens that chose a selection block against its tokens: the CSR inversion of `block_indices` [Hkv, N, S].
 
     Padding (-1) sorts before the first segment, so no segment contains it.
     """
-    kv_heads, _, slots = block_indices.shape
-    blocks, order = block_indices.reshape(kv_heads, -1).sort(dim=1, stable=True)
-    first = torch.arange(selection_offsets.shape[0], dtype=torch.int32, device=blocks.device)
-    offsets = torch.searchsorted(blocks, first.expand(kv_heads, -1).contiguous()).int()
-    return Segments(order.int(), offsets, None, selection_offsets, slots)
+    kv_heads, num_tokens, slots = block_indices.shape
+    num_blocks = selection_offsets.shape[0] - 1
+    # A radix sort's passes are as many as the key has bytes.
+    keys = block_indices.to(torch.int16) if num_blocks < 2**15 else block_indices
+    boundaries = torch.arange(num_blocks + 1, dtype=keys.dtype, device=keys.device).expand(kv_heads, -1).contiguous()
+    query_slots = torch.empty(kv_heads, num_tokens * slots, dtype=torch.int32, device=keys.device)
+    query_offsets = torch.empty(parts, kv_heads, num_blocks + 1, dtype=torch.int32, device=keys.device)
+    segments = Segments(query_slots, query_offsets, None, selection_offsets, slots)
+    for part in range(parts):
+        first, last = segments.slot_range(part, num_tokens)
+        blocks, order = keys.view(kv_heads, -1)[:, first:last].sort(dim=1, stable=True)
+        torch.add(order, first, out=query_slots[:, first:last])
+        torch.add(torch.searchsorted(blocks, boundaries, out_int32=True), first, out=query_offsets[part])
+    return segments
+
+
+def selection_parts(num_tokens: int, slots: int, heads: int, head_dim: int, element_size: int) -> int:
+    """How many parts the selected branch is computed in."""
+    return max(1, -(-num_tokens * slots * heads * head_dim * element_size // _PART_BYTES))

@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 
 from kernels.layout import BlockLayout
-from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
+from kernels.segments import (
+    Segments,
+    compressed_segments,
+    selected_segments,
+    selection_parts,
+    window_segments,
+)
 from kernels.triton import select
-from kernels.triton.segment_backward import row_delta, segment_backward, sum_slots
-from kernels.triton.segment_forward import merge_slots, segment_forward
+from kernels.triton.segment_backward import output_gradient, segment_dkv, segment_dq
+from kernels.triton.segment_forward import segment_forward
+from kernels.triton.slots import merge_slots, sum_slots
 
 _Grads = tuple[Tensor | None, ...]
 
@@ -38,7 +45,8 @@ def selected_attention(
     q: Tensor, k: Tensor, v: Tensor, block_indices: Tensor, layout: BlockLayout, *, scale: float
 ) -> Tensor:
     """o [N, H, D] of each token against the tokens of its selected blocks."""
-    return _segments_op(q, k, v, selected_segments(block_indices, layout.selection_offsets), block_indices, scale)[0]
+    segments = selected_segments(block_indices, layout.selection_offsets, _parts(q, block_indices.shape[2]))
+    return _segments_op(q, k, v, segments, block_indices, scale)[0]
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, *, scale: float) -> Tensor:
@@ -67,6 +75,11 @@ def spatial_sparse_attention(
     )[0]
 
 
+def _parts(q: Tensor, topk: int) -> int:
+    num_tokens, heads, head_dim = q.shape
+    return selection_parts(num_tokens, topk, heads, head_dim, q.element_size())
+
+
 def _selection_tensors(layout: BlockLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return layout.cu_seqlens, layout.cu_compression, layout.cu_selection, layout.selection_compression
 
@@ -75,7 +88,7 @@ def _segments_op(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, block_indices: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     return _segment_attention(
-        *(q, k, v, segments.query_slots, segments.query_offsets, segments.key_rows, segments.key_offsets),
+        *(q, k, v, segments.query_slots, segments.query_offsets, segments.key_index, segments.key_offsets),
         *(block_indices, scale),
     )
 
@@ -88,12 +101,12 @@ def _on_device(x: Tensor) -> AbstractContextManager[Any]:
 def _segments(
     query_slots: Tensor | None,
     query_offsets: Tensor,
-    key_rows: Tensor | None,
+    key_index: Tensor | None,
     key_offsets: Tensor,
     block_indices: Tensor | None,
 ) -> Segments:
     slots = 1 if block_indices is None else block_indices.shape[2]
-    return Segments(query_slots, query_offsets, key_rows, key_offsets, slots)
+    return Segments(query_slots, query_offsets, key_index, key_offsets, slots)
 
 
 @torch.library.custom_op("ssabench::select_blocks", mutates_args=())
@@ -139,18 +152,35 @@ def _segment_attention(
     v: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
-    key_rows: Tensor | None,
+    key_index: Tensor | None,
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    segments = _segments(query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     with _on_device(q):
-        part, part_lse = segment_forward(q.contiguous(), k.contiguous(), v.contiguous(), segments, scale)
         if block_indices is None:
-            return part, part_lse
-        o, lse, _ = merge_slots(part, part_lse, block_indices.contiguous())
-        return o, lse
+            return segment_forward(q, k, v, segments, scale)
+        return _selected_forward(q, k, v, segments, block_indices.contiguous(), scale)
+
+
+def _selected_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    block_indices: Tensor,
+    scale: float,
+    branches: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """o and LSE of the selected branch; `branches` as `merge_slots` takes them."""
+    o = torch.empty_like(q)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    for part in range(segments.parts):
+        o_part, lse_part = segment_forward(q, k, v, segments, scale, part)
+        merge_slots(o_part, lse_part, block_indices, segments.token_range(part, q.shape[0]), o, lse, branches)
+    return o, lse
 
 
 @_segment_attention.register_fake
@@ -160,7 +190,7 @@ def _segment_attention_fake(
     v: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
-    key_rows: Tensor | None,
+    key_index: Tensor | None,
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
@@ -178,18 +208,41 @@ def _segment_attention_backward(
     lse: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
-    key_rows: Tensor | None,
+    key_index: Tensor | None,
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    segments = _segments(query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
     q, k, v, do = (x.contiguous() for x in (q, k, v, do))
     with _on_device(q):
-        dq, dk, dv = segment_backward(do, q, k, v, lse, row_delta(do, o), segments, scale)
-        if block_indices is not None:
-            dq = sum_slots(dq, block_indices.contiguous())
+        do, delta, lse = output_gradient(do, o, lse)
+        dk, dv = segment_dkv(do, q, k, v, lse, delta, segments, scale)
+        if block_indices is None:
+            dq = segment_dq(do, q, k, v, lse, delta, segments, scale)
+        else:
+            dq = torch.empty_like(q)
+            _selected_dq(do, q, k, v, lse, delta, segments, block_indices.contiguous(), scale, dq)
     return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _selected_dq(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    segments: Segments,
+    block_indices: Tensor,
+    scale: float,
+    dq: Tensor,
+    dq_win: Tensor | None = None,
+) -> None:
+    """Fills `dq`, or adds to it: see `sum_slots`."""
+    for part in range(segments.parts):
+        dq_part = segment_dq(do, q, k, v, lse, delta, segments, scale, part)
+        sum_slots(dq_part, block_indices, segments.token_range(part, q.shape[0]), dq, dq_win)
 
 
 @_segment_attention_backward.register_fake
@@ -202,7 +255,7 @@ def _segment_attention_backward_fake(
     lse: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
-    key_rows: Tensor | None,
+    key_index: Tensor | None,
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
@@ -211,9 +264,10 @@ def _segment_attention_backward_fake(
 
 
 def _segment_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, query_slots, query_offsets, key_rows, key_offsets, block_indices, scale = inputs
-    ctx.save_for_backward(q, k, v, *output, query_slots, query_offsets, key_rows, key_offsets, block_indices)
+    q, k, v, query_slots, query_offsets, key_index, key_offsets, block_indices, scale = inputs
+    ctx.save_for_backward(q, k, v, *output, query_slots, query_offsets, key_index, key_offsets, block_indices)
     ctx.scale = scale
+    ctx.set_materialize_grads(False)  # else the outputs that carry no gradient get tensors of zeros
     ctx.mark_non_differentiable(output[1])
 
 
@@ -254,10 +308,10 @@ def _spatial_sparse_attention(
         block_indices = select.select_blocks(
             *(q, k_cmp, lse_cmp, cu_seqlens, cu_compression, cu_selection, selection_compression, nested, topk, scale)
         )
-        selected = selected_segments(block_indices, selection_offsets)
-        part, part_lse = segment_forward(q, k, v, selected, scale)
-        o_slc, lse_slc, o = merge_slots(part, part_lse, block_indices, (o_cmp, o_win, gates))
-    assert o is not None
+        selected = selected_segments(block_indices, selection_offsets, _parts(q, topk))
+        o = torch.empty_like(q)
+        branches = (o_cmp, o_win, gates, o)
+        o_slc, lse_slc = _selected_forward(q, k, v, selected, block_indices, scale, branches)
     assert selected.query_slots is not None
     return (
         *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
@@ -291,7 +345,7 @@ def _spatial_sparse_attention_fake(
         *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
         q.new_empty(kv_heads, num_tokens, topk, dtype=torch.int32),
         q.new_empty(kv_heads, num_tokens * topk, dtype=torch.int32),
-        q.new_empty(kv_heads, selection_offsets.shape[0], dtype=torch.int32),
+        q.new_empty(_parts(q, topk), kv_heads, selection_offsets.shape[0], dtype=torch.int32),
     )
 
 
@@ -323,16 +377,20 @@ def _spatial_sparse_attention_backward(
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
     dgates = torch.empty_like(gates)
     with _on_device(q):
+        branch_do, delta, lse = output_gradient(do, o_cmp, lse_cmp, gates, dgates, 0)
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        delta = row_delta(do, o_cmp, dgates, 0)
-        dq_cmp, dk_cmp, dv_cmp = segment_backward(do, q, k_cmp, v_cmp, lse_cmp, delta, compressed, scale, gates, 0)
-        selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
-        delta = row_delta(do, o_slc, dgates, 1)
-        dq_slc, dk_slc, dv_slc = segment_backward(do, q, k, v, lse_slc, delta, selected, scale, gates, 1)
+        dk_cmp, dv_cmp = segment_dkv(branch_do, q, k_cmp, v_cmp, lse, delta, compressed, scale)
+        dq = segment_dq(branch_do, q, k_cmp, v_cmp, lse, delta, compressed, scale)
+
+        branch_do, delta, lse = output_gradient(do, o_win, lse_win, gates, dgates, 2)
         window = window_segments(window_order, window_offsets)
-        delta = row_delta(do, o_win, dgates, 2)
-        dq_win, dk_win, dv_win = segment_backward(do, q, k, v, lse_win, delta, window, scale, gates, 2)
-        dq = sum_slots(dq_slc, block_indices, (dq_cmp, dq_win))
+        dk_win, dv_win = segment_dkv(branch_do, q, k, v, lse, delta, window, scale)
+        dq_win = segment_dq(branch_do, q, k, v, lse, delta, window, scale)
+
+        branch_do, delta, lse = output_gradient(do, o_slc, lse_slc, gates, dgates, 1)
+        selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
+        dk_slc, dv_slc = segment_dkv(branch_do, q, k, v, lse, delta, selected, scale)
+        _selected_dq(branch_do, q, k, v, lse, delta, selected, block_indices, scale, dq, dq_win)
     return (
         *(dq, (dk_slc + dk_win).to(k.dtype), (dv_slc + dv_win).to(v.dtype)),
         *(dk_cmp.to(k_cmp.dtype), dv_cmp.to(v_cmp.dtype), dgates),
@@ -361,6 +419,7 @@ def _ssa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
         *operands, *output[1:], cu_seqlens, cu_compression, selection_offsets, window_order, window_offsets
     )
     ctx.scale = scale
+    ctx.set_materialize_grads(False)  # else the outputs that carry no gradient get tensors of zeros
     # Only o is a result; the rest is what backward needs.
     ctx.mark_non_differentiable(*output[1:])
 

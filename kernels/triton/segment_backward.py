@@ -1,7 +1,7 @@
 """Backward of segment attention: dQ from the query side, dK and dV from the key side, no atomics.
 
-With p the final probabilities, g the gate of the branch and dO the gradient of the gated sum:
-dV = (g p)^T dO,  dS = g p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
+With p the final probabilities and dO the gradient of the branch's output:
+dV = p^T dO,  dS = p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
 Both kernels recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
 """
 
@@ -14,34 +14,66 @@ from torch import Tensor
 
 from kernels.segments import Segments
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_row_indices, load_rows, query_rows, store_rows, tile_list
+from kernels.triton.primitives import (
+    LOG2E,
+    key_rows,
+    load_rows,
+    load_values,
+    query_rows,
+    slot_rows,
+    store_rows,
+    tile_list,
+)
 from kernels.triton.segment_forward import segment_constants
 
-# Key tiles are few when all tokens share a few hundred compression blocks; their query lists are then split so that the
-# device has at least this many programs.
-_MIN_PROGRAMS = 1024
+# A key tile's query list is split until the device has about this many programs: key tiles are few where all tokens
+# share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
+_PROGRAMS = 4096
+_MAX_SPLITS = 64
 
 
-@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "gate_column"])
+@triton.jit
+def _query_gradient(
+    q_tile,  # [BLOCK_M, BLOCK_D]
+    do_tile,  # [BLOCK_M, BLOCK_D]
+    k_tile,  # [BLOCK_N, BLOCK_D]
+    v_tile,  # [BLOCK_N, BLOCK_D]
+    row_lse,  # fp32 [BLOCK_M], base 2
+    row_delta,  # fp32 [BLOCK_M]
+    accumulator,  # fp32 [BLOCK_M, BLOCK_D]
+    scale_log2,
+    key_mask,  # [BLOCK_N]
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
+    p = tl.exp2(scores * scale_log2 - row_lse[:, None])
+    if MASKED:  # masked keys have k = v = 0, but p = exp2(-lse) may overflow there
+        p = tl.where(key_mask[None, :], p, 0.0)
+    ds = p * (dp - row_delta[:, None])
+    return tl.dot(ds.to(k_tile.dtype), k_tile, accumulator, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "first_slot"])
 def _segment_dq_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    lse,  # fp32 [N, H]
+    lse,  # fp32 [N, H], base 2
     delta,  # fp32 [N, H]
-    gates,  # [N, 3], with GATED
-    gate_column,
-    dq,  # [N * SLOTS, H, D]
-    query_slots,
-    query_offsets,
-    key_rows,
-    key_offsets,
-    tile_segment,
-    tile_first,
+    dq,  # [slots of the lists, H, D]
+    query_slots,  # int32 [C, list_length]
+    query_offsets,  # int32 [C, num_segments + 1]
+    key_index,  # int32 [K]
+    key_offsets,  # int32 [num_segments + 1]
+    tile_segment,  # int32 [C, num_tiles]
+    tile_first,  # int32 [C, num_tiles]
     num_tiles,
     list_length,
     num_segments,
+    first_slot,  # the slot of dq's first row
     scale,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
@@ -49,9 +81,8 @@ def _segment_dq_kernel(
     SLOTS: tl.constexpr,
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
-    HAS_KEY_ROWS: tl.constexpr,
+    HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
-    GATED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -63,59 +94,86 @@ def _segment_dq_kernel(
     segment = tl.load(tile_segment + tile)
     if segment < 0:
         return
+    first = tl.load(tile_first + tile)
     last = tl.load(query_offsets + list_index * (num_segments + 1) + segment + 1)
     key_first = tl.load(key_offsets + segment)
     key_last = tl.load(key_offsets + segment + 1)
+    if HAS_SLOTS:
+        query_slots += list_index * list_length
 
-    slot, token, head, row_mask = query_rows(
-        tl.load(tile_first + tile), last, query_slots, list_index * list_length, HAS_SLOTS, SLOTS, G, BLOCK_G, BLOCK_M
+    base, offsets, mask = query_rows(
+        first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
-    q_head = kv_head * G + head
-    row = token.to(tl.int64) * (KV_HEADS * G) + q_head
-    q_tile = load_rows(q, row, row_mask, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    do_tile = load_rows(do, row, row_mask, D, BLOCK_D)
-    row_lse = tl.load(lse + row, mask=row_mask, other=float("inf")) * LOG2E
-    row_delta = tl.load(delta + row, mask=row_mask, other=0.0)
+    q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
+    row_lse = load_values(lse, base, offsets, mask, float("inf"), True)
+    row_delta = load_values(delta, base, offsets, mask, 0.0, True)
 
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(key_first, key_last, BLOCK_N):
-        key, key_mask = key_row_indices(start, key_last, key_rows, HAS_KEY_ROWS, BLOCK_N)
-        key_row = key.to(tl.int64) * KV_HEADS + kv_head
-        k_tile = load_rows(k, key_row, key_mask, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        v_tile = load_rows(v, key_row, key_mask, D, BLOCK_D)
-        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (scale * LOG2E)  # [BLOCK_M, BLOCK_N]
-        p = tl.exp2(scores - row_lse[:, None])
-        # Masked keys have k = v = 0, but p = exp2(-lse) may overflow there.
-        p = tl.where(key_mask[None, :], p, 0.0)
-        dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-        ds = p * (dp - row_delta[:, None])
-        accumulator = tl.dot(ds.to(k_tile.dtype), k_tile, accumulator, input_precision=PRECISION)
+    scale_log2 = scale * LOG2E
+    full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
+    for start in range(key_first, full_last, BLOCK_N):
+        k_base, k_offsets, k_mask = key_rows(
+            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+        accumulator = _query_gradient(
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
+        )
+    if full_last < key_last:
+        k_base, k_offsets, k_mask = key_rows(
+            full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+        accumulator = _query_gradient(
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+        )
 
-    if GATED:  # one gate a row: it need not enter the loop
-        gate = tl.load(gates + token.to(tl.int64) * 3 + gate_column, mask=row_mask, other=0.0).to(tl.float32)
-        accumulator = accumulator * gate[:, None]
-    out_row = slot.to(tl.int64) * (KV_HEADS * G) + q_head
-    store_rows(dq, out_row, accumulator * scale, row_mask, D, BLOCK_D)
+    if HAS_SLOTS:
+        offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
+    store_rows(dq, base, offsets, accumulator * scale, mask, D, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "num_keys", "splits", "gate_column"])
+@triton.jit
+def _key_gradients(
+    k_tile,  # [BLOCK_N, BLOCK_D]
+    v_tile,  # [BLOCK_N, BLOCK_D]
+    q_tile,  # [BLOCK_M, BLOCK_D]
+    do_tile,  # [BLOCK_M, BLOCK_D]
+    row_lse,  # fp32 [BLOCK_M], base 2; inf where masked, which makes p zero
+    row_delta,  # fp32 [BLOCK_M]
+    dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
+    dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
+    scale_log2,
+    PRECISION: tl.constexpr,
+):
+    scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+    dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
+    p = tl.exp2(scores * scale_log2 - row_lse[None, :])
+    dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
+    ds = p * (dp - row_delta[None, :])
+    dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
+    return dk_tile, dv_tile
+
+
+@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "num_keys", "splits"])
 def _segment_dkv_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    lse,  # fp32 [N, H]
+    lse,  # fp32 [N, H], base 2
     delta,  # fp32 [N, H]
-    gates,  # [N, 3], with GATED
-    gate_column,
-    dk,  # fp32 [splits, K, Hkv, D]
-    dv,  # fp32 [splits, K, Hkv, D]
-    query_slots,
-    query_offsets,
-    key_rows,
-    key_offsets,
+    dk,  # fp32 [P * splits, K, Hkv, D]
+    dv,  # fp32 [P * splits, K, Hkv, D]
+    query_slots,  # int32 [C, list_length]
+    query_offsets,  # int32 [P, C, num_segments + 1]
+    key_index,  # int32 [K]
+    key_offsets,  # int32 [num_segments + 1]
     tile_segment,  # int32 [num_tiles]: key tiles
-    tile_first,
+    tile_first,  # int32 [num_tiles]
     num_tiles,
     list_length,
     num_segments,
@@ -128,9 +186,8 @@ def _segment_dkv_kernel(
     SLOTS: tl.constexpr,
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
-    HAS_KEY_ROWS: tl.constexpr,
+    HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
-    GATED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -138,60 +195,77 @@ def _segment_dkv_kernel(
 ):
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    split = tl.program_id(2)
+    share_index = tl.program_id(2)
     segment = tl.load(tile_segment + tile)
     if segment < 0:
         return
     list_index = kv_head if LISTS > 1 else 0
-    key, key_mask = key_row_indices(
-        tl.load(tile_first + tile), tl.load(key_offsets + segment + 1), key_rows, HAS_KEY_ROWS, BLOCK_N
+    key_first = tl.load(tile_first + tile)
+    key_last = tl.load(key_offsets + segment + 1)
+    k_base, k_offsets, k_mask = key_rows(
+        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
     )
-    key_row = key.to(tl.int64) * KV_HEADS + kv_head
-    k_tile = load_rows(k, key_row, key_mask, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    v_tile = load_rows(v, key_row, key_mask, D, BLOCK_D)
+    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
 
-    # This split's share of the segment's query list, in whole tiles.
-    offsets = query_offsets + list_index * (num_segments + 1) + segment
-    list_first = tl.load(offsets)
-    list_last = tl.load(offsets + 1)
+    # This program's share of the segment's query list: a part of the tokens, and of that a split in whole tiles.
+    part = share_index // splits
+    split = share_index % splits
+    bounds = query_offsets + (part * LISTS + list_index) * (num_segments + 1) + segment
+    list_first = tl.load(bounds)
+    list_last = tl.load(bounds + 1)
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
     share = tl.cdiv(tl.cdiv(list_last - list_first, TOKENS), splits) * TOKENS
     first = list_first + split * share
     last = tl.minimum(first + share, list_last)
+    if HAS_SLOTS:
+        query_slots += list_index * list_length
 
     dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for start in range(first, last, TOKENS):
-        _, token, head, row_mask = query_rows(
-            start, last, query_slots, list_index * list_length, HAS_SLOTS, SLOTS, G, BLOCK_G, BLOCK_M
+    scale_log2 = scale * LOG2E
+    full_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
+    # Rows past G are no queries: their tiles are masked throughout.
+    PADDED: tl.constexpr = BLOCK_G != G
+    for start in range(first, full_last, TOKENS):
+        base, offsets, mask = query_rows(
+            start, last, kv_head, query_slots, False, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
         )
-        row = token.to(tl.int64) * (KV_HEADS * G) + kv_head * G + head
-        q_tile = load_rows(q, row, row_mask, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-        do_tile = load_rows(do, row, row_mask, D, BLOCK_D)
-        row_lse = tl.load(lse + row, mask=row_mask, other=float("inf")) * LOG2E
-        row_delta = tl.load(delta + row, mask=row_mask, other=0.0)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION) * (scale * LOG2E)  # [BLOCK_N, BLOCK_M]
-        p = tl.exp2(scores - row_lse[None, :])
-        dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-        if GATED:
-            gate = tl.load(gates + token.to(tl.int64) * 3 + gate_column, mask=row_mask, other=0.0).to(tl.float32)
-            p = p * gate[None, :]
-        dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
-        ds = p * (dp - row_delta[None, :])
-        dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
+        q_tile = load_rows(q, base, offsets, mask, PADDED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+        do_tile = load_rows(do, base, offsets, mask, PADDED, D, BLOCK_D)
+        row_lse = load_values(lse, base, offsets, mask, float("inf"), PADDED)
+        row_delta = load_values(delta, base, offsets, mask, 0.0, PADDED)
+        dk_tile, dv_tile = _key_gradients(
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+        )
+    if full_last < last:
+        base, offsets, mask = query_rows(
+            full_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+        )
+        q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
+        do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
+        row_lse = load_values(lse, base, offsets, mask, float("inf"), True)
+        row_delta = load_values(delta, base, offsets, mask, 0.0, True)
+        dk_tile, dv_tile = _key_gradients(
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+        )
 
-    out_row = split.to(tl.int64) * num_keys * KV_HEADS + key_row
-    store_rows(dk, out_row, dk_tile * scale, key_mask, D, BLOCK_D)
-    store_rows(dv, out_row, dv_tile, key_mask, D, BLOCK_D)
+    k_base += share_index.to(tl.int64) * num_keys * KV_HEADS
+    store_rows(dk, k_base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
+    store_rows(dv, k_base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["gate_column"])
-def _delta_kernel(
-    do,  # [N, H, D]
+def _output_gradient_kernel(
+    do,  # [N, H, D]: gradient of the gated sum
     o,  # [N, H, D]: output of one branch
-    delta,  # fp32 [N, H]
-    dgates,  # [N, 3], with GATED
+    lse,  # fp32 [N, H], natural
+    gates,  # [N, 3], with GATED
     gate_column,
+    branch_do,  # [N, H, D], with GATED: gradient of o
+    dgates,  # [N, 3], with GATED
+    delta,  # fp32 [N, H]
+    lse_log2,  # fp32 [N, H]
     H: tl.constexpr,
     D: tl.constexpr,
     GATED: tl.constexpr,
@@ -200,50 +274,57 @@ def _delta_kernel(
 ):
     token = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, BLOCK_H)
-    head_mask = head < H
-    row = token * H + head
-    product = load_rows(do, row, head_mask, D, BLOCK_D).to(tl.float32)
-    product *= load_rows(o, row, head_mask, D, BLOCK_D).to(tl.float32)
-    inner = tl.sum(product, 1)  # [BLOCK_H]
+    mask = head < H
+    row = token * H
+    gradient = load_rows(do, row, head, mask, True, D, BLOCK_D).to(tl.float32)  # [BLOCK_H, BLOCK_D]
+    output = load_rows(o, row, head, mask, True, D, BLOCK_D).to(tl.float32)
     if GATED:
-        tl.store(dgates + token * 3 + gate_column, tl.sum(inner, 0).to(dgates.dtype.element_ty))
-    tl.store(delta + row, inner, mask=head_mask)
+        column = token * 3 + gate_column
+        tl.store(dgates + column, tl.sum(gradient * output).to(dgates.dtype.element_ty))
+        # Rounded as it is stored, so that delta matches it.
+        gradient = (gradient * tl.load(gates + column).to(tl.float32)).to(branch_do.dtype.element_ty)
+        store_rows(branch_do, row, head, gradient, mask, D, BLOCK_D)
+        gradient = gradient.to(tl.float32)
+    tl.store(delta + row + head, tl.sum(gradient * output, 1), mask=mask)
+    tl.store(lse_log2 + row + head, tl.load(lse + row + head, mask=mask) * LOG2E, mask=mask)
 
 
-@triton.jit
-def _sum_slots_kernel(
-    part,  # [N, S, H, D]
-    block_indices,  # int32 [Hkv, N, S]
-    dq_cmp,  # [N, H, D], with BRANCHES
-    dq_win,
-    dq,  # [N, H, D]
-    num_tokens,
-    H: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    S: tl.constexpr,
-    BRANCHES: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Add up the query gradients of a token's slots; with BRANCHES also those of the other two branches."""
-    token = tl.program_id(0)
-    head = tl.arange(0, BLOCK_H)
-    head_mask = head < H
-    choice = block_indices + ((head // G).to(tl.int64) * num_tokens + token) * S
-    row = token.to(tl.int64) * H + head
-    accumulator = tl.zeros([BLOCK_H, BLOCK_D], tl.float32)
-    for slot in range(S):
-        used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
-        slot_row = (token.to(tl.int64) * S + slot) * H + head
-        accumulator += load_rows(part, slot_row, used, D, BLOCK_D).to(tl.float32)
-    if BRANCHES:
-        accumulator += load_rows(dq_cmp, row, head_mask, D, BLOCK_D).to(tl.float32)
-        accumulator += load_rows(dq_win, row, head_mask, D, BLOCK_D).to(tl.float32)
-    store_rows(dq, row, accumulator, head_mask, D, BLOCK_D)
+def output_gradient(
+    do: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    gates: Tensor | None = None,
+    dgates: Tensor | None = None,
+    gate_column: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `segment_backward` needs of one branch.
+
+    Args:
+        do: [N, H, D], gradient of the gated sum (of the branch's output itself where `gates` is None).
+        o: [N, H, D], the branch's output. lse: natural, fp32 [N, H].
+        gates, dgates: [N, 3]; the branch's column of `dgates` is filled.
+
+    Returns:
+        The gradient of o in do's dtype, delta = rowsum(gradient * o) and the base-2 LSE, both fp32 [N, H].
+    """
+    num_tokens, heads, head_dim = o.shape
+    branch_do = do if gates is None else torch.empty_like(do)
+    delta = torch.empty_like(lse)
+    lse_log2 = torch.empty_like(lse)
+    if num_tokens:
+        _output_gradient_kernel[(num_tokens,)](
+            *(do, o, lse, gates, gate_column, branch_do, dgates, delta, lse_log2),
+            H=heads,
+            D=head_dim,
+            GATED=gates is not None,
+            BLOCK_H=padded(heads),
+            BLOCK_D=padded(head_dim),
+            num_warps=4,
+        )
+    return branch_do, delta, lse_log2
 
 
-def segment_backward(
+def segment_dq(
     do: Tensor,
     q: Tensor,
     k: Tensor,
@@ -252,94 +333,60 @@ def segment_backward(
     delta: Tensor,
     segments: Segments,
     scale: float,
-    gates: Tensor | None = None,
-    gate_column: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one branch.
+    part: int = 0,
+) -> Tensor:
+    """Query gradients by slot of one part of the query lists.
 
     Args:
-        do: [N, H, D], gradient of the gated sum (of the output itself where `gates` is None).
-        lse, delta: fp32 [N, H] of the branch, all slots together.
-        gates: [N, 3] and the branch's column in it.
+        do, q: [N, H, D]. k, v: [K, Hkv, D]. lse (base 2), delta: fp32 [N, H] of the branch, all slots together.
 
     Returns:
-        dq [N * slots, H, D] by slot, in q's dtype (slots that no segment lists are left unwritten); dk, dv
-        fp32 [K, Hkv, D].
+        [slots of the part, H, D] in q's dtype; slots that no segment lists are left unwritten.
     """
-    num_tokens, heads, head_dim = q.shape
-    num_keys, kv_heads, _ = k.shape
-    dq = torch.empty(num_tokens * segments.slots, heads, head_dim, dtype=q.dtype, device=q.device)
-    if num_tokens == 0:
-        return dq, torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-    length = num_tokens * segments.slots
-    constants = {**segment_constants(q, k, segments), "GATED": gates is not None}
-    lists = (segments.query_slots, segments.query_offsets, segments.key_rows, segments.key_offsets)
-
+    _, heads, head_dim = q.shape
+    kv_heads = k.shape[1]
+    first, last = segments.slot_range(part, q.shape[0])
+    dq = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
+    if first == last:
+        return dq
     config = tile_config("segment_dq", head_dim, q.dtype, q.device)
-    tile_segment, tile_first = tile_list(segments.query_offsets, config.block_m // padded(heads // kv_heads), length)
+    offsets = segments.query_offsets[part]
+    tile_segment, tile_first = tile_list(offsets, config.block_m // padded(heads // kv_heads), last - first)
     _segment_dq_kernel[(tile_segment.shape[1], kv_heads)](
-        *(q, k, v, do, lse, delta, gates, gate_column, dq),
-        *lists,
-        *(tile_segment, tile_first, tile_segment.shape[1], length, segments.count, scale),
-        **constants,
+        *(q, k, v, do, lse, delta, dq, segments.query_slots, offsets, segments.key_index, segments.key_offsets),
+        *(tile_segment, tile_first, tile_segment.shape[1], q.shape[0] * segments.slots, segments.count, first, scale),
+        **segment_constants(q, k, segments),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+    return dq
 
+
+def segment_dkv(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, segments: Segments, scale: float
+) -> tuple[Tensor, Tensor]:
+    """dk, dv fp32 [K, Hkv, D] of all parts. Arguments as `segment_dq`."""
+    num_tokens, _, head_dim = q.shape
+    num_keys, kv_heads, _ = k.shape
+    if num_tokens == 0:
+        return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
     config = tile_config("segment_dkv", head_dim, q.dtype, q.device)
     tile_segment, tile_first = tile_list(segments.key_offsets[None], config.block_n, num_keys)
-    num_tiles = tile_segment.shape[1]
-    splits = max(1, min(_MIN_PROGRAMS // (num_tiles * kv_heads), triton.cdiv(length, config.block_m)))
-    dk = torch.empty(splits, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
+    num_tiles, length = tile_segment.shape[1], num_tokens * segments.slots
+    parts = segments.parts
+    splits = max(1, min(_PROGRAMS // (num_tiles * kv_heads * parts), triton.cdiv(length, config.block_m), _MAX_SPLITS))
+    dk = torch.empty(parts * splits, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
     dv = torch.empty_like(dk)
-    _segment_dkv_kernel[(num_tiles, kv_heads, splits)](
-        *(q, k, v, do, lse, delta, gates, gate_column, dk, dv),
-        *lists,
+    _segment_dkv_kernel[(num_tiles, kv_heads, parts * splits)](
+        *(q, k, v, do, lse, delta, dk, dv),
+        *(segments.query_slots, segments.query_offsets, segments.key_index, segments.key_offsets),
         *(tile_segment, tile_first, num_tiles, length, segments.count, num_keys, splits, scale),
-        **constants,
+        **segment_constants(q, k, segments),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    return dq, dk.sum(0), dv.sum(0)
-
-
-def row_delta(do: Tensor, o: Tensor, dgates: Tensor | None = None, gate_column: int = 0) -> Tensor:
-    """delta fp32 [N, H]: rowsum(dO * o). Summed over heads it is the gradient of the gate, column of `dgates`."""
-    num_tokens, heads, head_dim = o.shape
-    delta = torch.empty(num_tokens, heads, dtype=torch.float32, device=o.device)
-    if num_tokens:
-        _delta_kernel[(num_tokens,)](
-            *(do, o, delta, dgates, gate_column),
-            H=heads,
-            D=head_dim,
-            GATED=dgates is not None,
-            BLOCK_H=padded(heads),
-            BLOCK_D=padded(head_dim),
-            num_warps=4,
-        )
-    return delta
-
-
-def sum_slots(part: Tensor, block_indices: Tensor, branches: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """dq [N, H, D]: the used slots of `part` [N * S, H, D] added up, plus the dq of the other two branches if given."""
-    kv_heads, num_tokens, slots = block_indices.shape
-    _, heads, head_dim = part.shape
-    dq = part.new_empty(num_tokens, heads, head_dim)
-    dq_cmp, dq_win = branches if branches is not None else (None, None)
-    if num_tokens:
-        _sum_slots_kernel[(num_tokens,)](
-            *(part, block_indices, dq_cmp, dq_win, dq, num_tokens),
-            H=heads,
-            G=heads // kv_heads,
-            D=head_dim,
-            S=slots,
-            BRANCHES=branches is not None,
-            BLOCK_H=padded(heads),
-            BLOCK_D=padded(head_dim),
-            num_warps=4,
-        )
-    return dq
+    return (dk[0], dv[0]) if parts * splits == 1 else (dk.sum(0), dv.sum(0))

@@ -13,17 +13,42 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_row_indices, load_rows, query_rows, tile_list
+from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_values, query_rows, tile_list
 
-# Bytes of fp32 scores alive at once.
-_SCORE_WORKSPACE = 256 * 2**20
+# Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
+_SCORE_WORKSPACE = 512 * 2**20
+
+# Marks a place among the best that no block has taken: above every block id.
+_NO_BLOCK = tl.constexpr(2**30)
+
+
+@triton.jit
+def _store_probabilities(
+    q_tile,  # [BLOCK_M, BLOCK_D]
+    k_tile,  # [BLOCK_N, BLOCK_D]
+    row_lse,  # fp32 [BLOCK_M], base 2
+    scores,  # where the tile's first token and first key go
+    num_cmp,
+    scale_log2,
+    mask,  # [BLOCK_N, TOKENS]
+    PRECISION: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Keys are the rows of the product, so that the sum over the group runs along the registers of a thread.
+    logits = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+    p = tl.exp2(logits * scale_log2 - row_lse[None, :])
+    by_token = tl.sum(tl.reshape(p, [BLOCK_N, TOKENS, BLOCK_G]), 2)  # [BLOCK_N, TOKENS]
+    offsets = tl.arange(0, TOKENS)[None, :] * num_cmp + tl.arange(0, BLOCK_N)[:, None]
+    tl.store(scores + offsets, by_token, mask=mask)
 
 
 @triton.jit(do_not_specialize=["first_tile", "chunk_rows", "num_cmp"])
 def _block_scores_kernel(
     q,  # [N, H, D]
     k_cmp,  # [M_cmp, Hkv, D]
-    lse,  # fp32 [N, H]
+    lse,  # fp32 [N, H], natural
     scores,  # fp32 [Hkv, chunk_rows, M_cmp]
     cu_seqlens,  # int32 [B + 1]
     cu_compression,  # int32 [B + 1]
@@ -51,22 +76,41 @@ def _block_scores_kernel(
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
     first = tl.load(tile_token + first_tile + local_tile)
     last = tl.load(cu_seqlens + sample + 1)
-    _, token, head, row_mask = query_rows(first, last, None, 0, False, 1, G, BLOCK_G, BLOCK_M)
-    row = token.to(tl.int64) * (KV_HEADS * G) + kv_head * G + head
-    q_tile = load_rows(q, row, row_mask, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    row_lse = tl.load(lse + row, mask=row_mask, other=float("inf")) * LOG2E
+    base, offsets, mask = query_rows(first, last, kv_head, None, True, 1, False, KV_HEADS, G, BLOCK_G, BLOCK_M)
+    q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    row_lse = load_values(lse, base, offsets, mask, float("inf"), True) * LOG2E
+    scale_log2 = scale * LOG2E
 
-    local_token = tl.arange(0, TOKENS)
-    out_row = kv_head.to(tl.int64) * chunk_rows + local_tile * TOKENS + local_token
+    key_first = tl.load(cu_compression + sample)
     key_last = tl.load(cu_compression + sample + 1)
-    for start in range(tl.load(cu_compression + sample), key_last, BLOCK_N):
-        key, key_mask = key_row_indices(start, key_last, None, False, BLOCK_N)
-        k_tile = load_rows(k_cmp, key.to(tl.int64) * KV_HEADS + kv_head, key_mask, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        logits = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * (scale * LOG2E)  # [BLOCK_M, BLOCK_N]
-        p = tl.exp2(logits - row_lse[:, None])
-        by_token = tl.sum(tl.reshape(p, [TOKENS, BLOCK_G, BLOCK_N]), 1)  # [TOKENS, BLOCK_N]
-        pointers = scores + out_row[:, None] * num_cmp + key[None, :]
-        tl.store(pointers, by_token, mask=(first + local_token < last)[:, None] & key_mask[None, :])
+    full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
+    # Rows past the sample's last token are written too: nobody reads them.
+    scores += (kv_head.to(tl.int64) * chunk_rows + local_tile * TOKENS) * num_cmp
+    for start in range(key_first, full_last, BLOCK_N):
+        k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, KV_HEADS, BLOCK_N)
+        k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        _store_probabilities(
+            q_tile, k_tile, row_lse, scores + start, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
+        )
+    if full_last < key_last:
+        k_base, k_offsets, key_mask = key_rows(full_last, key_last, kv_head, None, True, False, KV_HEADS, BLOCK_N)
+        k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
+        key_mask = key_mask[:, None]
+        scores += full_last
+        _store_probabilities(
+            q_tile, k_tile, row_lse, scores, num_cmp, scale_log2, key_mask, PRECISION, TOKENS, BLOCK_G, BLOCK_N
+        )
+
+
+@triton.jit
+def _selection_scores(row_scores, selection_compression, block, mask, NESTED: tl.constexpr):
+    """Scores of selection blocks: their compression blocks added up in order; -1 where masked."""
+    begin = tl.load(selection_compression + block, mask=mask, other=0)
+    end = tl.load(selection_compression + block + 1, mask=mask, other=0)
+    score = tl.zeros(block.shape, tl.float32)
+    for inner in range(NESTED):
+        score += tl.load(row_scores + begin + inner, mask=begin + inner < end, other=0.0)
+    return tl.where(mask, score, -1.0)
 
 
 @triton.jit(do_not_specialize=["first_tile", "chunk_rows", "num_cmp", "num_tokens"])
@@ -86,9 +130,14 @@ def _top_blocks_kernel(
     NESTED: tl.constexpr,  # most compression blocks in a selection block
     TOKENS: tl.constexpr,  # tokens a tile
     BLOCK_K: tl.constexpr,
-    BLOCK_S: tl.constexpr,
+    GROUPS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
-    """The TOPK best selection blocks of one token, best first, ties to the lower id, padded with -1."""
+    """The TOPK best selection blocks of one token, best first, ties to the lower id, padded with -1.
+
+    Blocks are taken best first from groups of WIDTH: only the best score of each group is kept, and after a block is
+    taken, its group alone is read again. Taking one costs a group, not a row.
+    """
     local_row = tl.program_id(0)
     kv_head = tl.program_id(1)
     tile = first_tile + local_row // TOKENS
@@ -98,33 +147,43 @@ def _top_blocks_kernel(
     token = tl.load(tile_token + tile) + local_row % TOKENS
     if token >= tl.load(cu_seqlens + sample + 1):
         return
-    row_scores = scores + (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
+    scores += (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
 
-    # Score and id in one sortable integer: non-negative floats order like their bits, and a lower id gives a larger
-    # key.
+    groups = tl.arange(0, GROUPS)
+    column = tl.arange(0, WIDTH)
     rank = tl.arange(0, BLOCK_K)
-    best = tl.full([BLOCK_K], -1, tl.int64)
+    best_score = tl.full([BLOCK_K], -1.0, tl.float32)
+    best_block = _NO_BLOCK + rank
     last = tl.load(cu_selection + sample + 1)
-    for start in range(tl.load(cu_selection + sample), last, BLOCK_S):
-        block = start + tl.arange(0, BLOCK_S)
-        mask = block < last
-        begin = tl.load(selection_compression + block, mask=mask, other=0)
-        end = tl.load(selection_compression + block + 1, mask=mask, other=0)
-        score = tl.zeros([BLOCK_S], tl.float32)
-        for inner in range(NESTED):
-            score += tl.load(row_scores + begin + inner, mask=begin + inner < end, other=0.0)
-        key = (score.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (0x7FFFFFFF - block).to(tl.int64)
-        key = tl.where(mask, key, -1)
-        merged = tl.full([BLOCK_K], -1, tl.int64)
-        for position in range(TOPK):
-            top = tl.maximum(tl.max(key, 0), tl.max(best, 0))
-            merged = tl.where(rank == position, top, merged)
-            key = tl.where(key == top, -1, key)
-            best = tl.where(best == top, -1, best)
-        best = merged
-    chosen = tl.where(best < 0, -1, 0x7FFFFFFF - (best & 0x7FFFFFFF)).to(tl.int32)
+    for start in range(tl.load(cu_selection + sample), last, GROUPS * WIDTH):
+        block = start + groups[:, None] * WIDTH + column[None, :]
+        group_best = tl.max(_selection_scores(scores, selection_compression, block, block < last, NESTED), 1)
+        found = tl.max(group_best, 0)
+        worst = tl.min(best_score, 0)
+        taken_score = float("inf")
+        taken_block = -1
+        while found > worst:
+            group = tl.min(tl.where(group_best == found, groups, GROUPS), 0)
+            block = start + group * WIDTH + column
+            score = _selection_scores(scores, selection_compression, block, block < last, NESTED)
+            # Blocks are taken in order, so those not yet taken come after the last one taken.
+            left = (score < taken_score) | ((score == taken_score) & (block > taken_block))
+            taken_score = found
+            taken_block = tl.min(tl.where(left & (score == found), block, _NO_BLOCK), 0)
+            left = (score < taken_score) | ((score == taken_score) & (block > taken_block))
+            group_best = tl.where(groups == group, tl.max(tl.where(left, score, -1.0), 0), group_best)
+            # Among equals the highest id gives way.
+            replaced = best_block == tl.max(tl.where(best_score == worst, best_block, -1), 0)
+            best_score = tl.where(replaced, taken_score, best_score)
+            best_block = tl.where(replaced, taken_block, best_block)
+            found = tl.max(group_best, 0)
+            worst = tl.min(best_score, 0)
+
+    same = best_score[None, :] == best_score[:, None]
+    ahead = (best_score[None, :] > best_score[:, None]) | (same & (best_block[None, :] < best_block[:, None]))
+    place = tl.sum(ahead.to(tl.int32), 1)  # [BLOCK_K]
     out = block_indices + (kv_head.to(tl.int64) * num_tokens + token) * TOPK
-    tl.store(out + rank, chosen, mask=rank < TOPK)
+    tl.store(out + place, tl.where(best_score < 0, -1, best_block), mask=place < TOPK)
 
 
 def select_blocks(
@@ -175,7 +234,8 @@ def select_blocks(
             NESTED=nested,
             TOKENS=tokens,
             BLOCK_K=padded(topk),
-            BLOCK_S=1024,
-            num_warps=4,
+            GROUPS=32,
+            WIDTH=32,
+            num_warps=1,
         )
     return block_indices
