@@ -135,8 +135,8 @@ def _top_blocks_kernel(
 ):
     """The TOPK best selection blocks of one token, best first, ties to the lower id, padded with -1.
 
-    Blocks are taken best first from groups of WIDTH: only the best score of each group is kept, and after a block is
-    taken, its group alone is read again. Taking one costs a group, not a row.
+    Blocks are dealt out to groups, and of each group only the best is kept. The best of those is taken, and its group
+    alone read again: taking a block costs a group, not a row.
     """
     local_row = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -149,34 +149,37 @@ def _top_blocks_kernel(
         return
     scores += (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
 
-    groups = tl.arange(0, GROUPS)
-    column = tl.arange(0, WIDTH)
+    group = tl.arange(0, GROUPS)
+    member = tl.arange(0, WIDTH)
     rank = tl.arange(0, BLOCK_K)
     best_score = tl.full([BLOCK_K], -1.0, tl.float32)
     best_block = _NO_BLOCK + rank
     last = tl.load(cu_selection + sample + 1)
-    for start in range(tl.load(cu_selection + sample), last, GROUPS * WIDTH):
-        block = start + groups[:, None] * WIDTH + column[None, :]
-        group_best = tl.max(_selection_scores(scores, selection_compression, block, block < last, NESTED), 1)
-        found = tl.max(group_best, 0)
+    for start in range(tl.load(cu_selection + sample), last, WIDTH * GROUPS):
+        blocks = start + tl.arange(0, WIDTH * GROUPS)
+        row = _selection_scores(scores, selection_compression, blocks, blocks < last, NESTED)
+        row = tl.reshape(row, [WIDTH, GROUPS])
+        group_score = tl.max(row, 0)
+        blocks = tl.reshape(blocks, [WIDTH, GROUPS])
+        group_block = tl.min(tl.where(row == group_score[None, :], blocks, _NO_BLOCK), 0)
+        found = tl.max(group_score, 0)
         worst = tl.min(best_score, 0)
-        taken_score = float("inf")
-        taken_block = -1
         while found > worst:
-            group = tl.min(tl.where(group_best == found, groups, GROUPS), 0)
-            block = start + group * WIDTH + column
-            score = _selection_scores(scores, selection_compression, block, block < last, NESTED)
-            # Blocks are taken in order, so those not yet taken come after the last one taken.
-            left = (score < taken_score) | ((score == taken_score) & (block > taken_block))
-            taken_score = found
-            taken_block = tl.min(tl.where(left & (score == found), block, _NO_BLOCK), 0)
-            left = (score < taken_score) | ((score == taken_score) & (block > taken_block))
-            group_best = tl.where(groups == group, tl.max(tl.where(left, score, -1.0), 0), group_best)
+            taken = tl.min(tl.where(group_score == found, group_block, _NO_BLOCK), 0)
             # Among equals the highest id gives way.
             replaced = best_block == tl.max(tl.where(best_score == worst, best_block, -1), 0)
-            best_score = tl.where(replaced, taken_score, best_score)
-            best_block = tl.where(replaced, taken_block, best_block)
-            found = tl.max(group_best, 0)
+            best_score = tl.where(replaced, found, best_score)
+            best_block = tl.where(replaced, taken, best_block)
+            # What the group has left: blocks are taken in order, so it comes after the one just taken.
+            members = start + (taken - start) % GROUPS + member * GROUPS
+            score = _selection_scores(scores, selection_compression, members, members < last, NESTED)
+            score = tl.where((score < found) | ((score == found) & (members > taken)), score, -1.0)
+            next_score = tl.max(score, 0)
+            next_block = tl.min(tl.where(score == next_score, members, _NO_BLOCK), 0)
+            changed = group == (taken - start) % GROUPS
+            group_score = tl.where(changed, next_score, group_score)
+            group_block = tl.where(changed, next_block, group_block)
+            found = tl.max(group_score, 0)
             worst = tl.min(best_score, 0)
 
     same = best_score[None, :] == best_score[:, None]
@@ -235,7 +238,7 @@ def select_blocks(
             TOKENS=tokens,
             BLOCK_K=padded(topk),
             GROUPS=32,
-            WIDTH=32,
+            WIDTH=16,
             num_warps=1,
         )
     return block_indices
