@@ -14,6 +14,7 @@ from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+TILE_FIELDS = tl.constexpr(5)
 
 
 @triton.jit
@@ -134,8 +135,8 @@ def key_rows(
 @triton.jit(do_not_specialize=["num_tiles", "num_segments", "steps", "tile"])
 def _tile_list_kernel(
     offsets,  # int32 [C, num_segments + 1]
-    tile_segment,  # int32 [C, num_tiles]
-    tile_first,  # int32 [C, num_tiles]
+    other_offsets,  # int32 [num_segments + 1]
+    tiles,  # int32 [C, num_tiles, TILE_FIELDS]
     num_tiles,
     num_segments,
     steps,  # 2^steps > num_segments
@@ -153,30 +154,42 @@ def _tile_list_kernel(
         first_tile = (tl.load(offsets + candidate, mask=inside, other=0) - origin) // tile + candidate
         segment = tl.where(inside & (first_tile <= index), candidate, segment)
     begin = tl.load(offsets + segment)
+    end = tl.load(offsets + segment + 1)
     first = begin + (index - (begin - origin) // tile - segment) * tile
-    used = first < tl.load(offsets + segment + 1)
-    out = tl.program_id(1) * num_tiles + index
-    tl.store(tile_segment + out, tl.where(used, segment, -1), mask=index < num_tiles)
-    tl.store(tile_first + out, first, mask=index < num_tiles)
+    out = tiles + (tl.program_id(1) * num_tiles + index) * TILE_FIELDS
+    mask = index < num_tiles
+    tl.store(out, tl.where(first < end, segment, -1), mask=mask)
+    tl.store(out + 1, first, mask=mask)
+    tl.store(out + 2, end, mask=mask)
+    tl.store(out + 3, tl.load(other_offsets + segment), mask=mask)
+    tl.store(out + 4, tl.load(other_offsets + segment + 1), mask=mask)
 
 
-def tile_list(offsets: Tensor, tile: int, length: int) -> tuple[Tensor, Tensor]:
+@triton.jit
+def load_tile(tiles, index):
+    """segment, first, end, other_first, other_end of a tile: one memory latency where following offsets takes two."""
+    tiles += index * TILE_FIELDS
+    return tl.load(tiles), tl.load(tiles + 1), tl.load(tiles + 2), tl.load(tiles + 3), tl.load(tiles + 4)
+
+
+def tile_list(offsets: Tensor, other_offsets: Tensor, tile: int, length: int) -> Tensor:
     """Cut the segments of each list into tiles, on the device and without knowing how many there are.
 
     Counted from the list's first position, segment i starts at tile ``offsets[i] // tile + i``: enough room for every
     segment, never more than ``length // tile + M`` tiles in all. Tiles that fall into the slack belong to segment -1.
 
     Args:
-        offsets: int32 [C, M + 1], contiguous, M >= 1. tile: positions a tile. length: upper bound of a list's length.
+        offsets: int32 [C, M + 1], contiguous, M >= 1. other_offsets: int32 [M + 1], of the segments' other side.
+        tile: positions a tile. length: upper bound of a list's length.
 
     Returns:
-        segment and first position of each tile, int32 [C, tiles].
+        int32 [C, tiles, 5]: segment, first position, the segment's end, and where its other side begins and ends.
     """
     lists, segments = offsets.shape[0], offsets.shape[1] - 1
-    tiles = length // tile + segments
-    segment, first = torch.empty(2, lists, tiles, dtype=torch.int32, device=offsets.device).unbind()
+    num_tiles = length // tile + segments
+    tiles = torch.empty(lists, num_tiles, TILE_FIELDS.value, dtype=torch.int32, device=offsets.device)
     block = 256
-    _tile_list_kernel[(triton.cdiv(tiles, block), lists)](
-        offsets, segment, first, tiles, segments, segments.bit_length(), tile, BLOCK=block, num_warps=4
+    _tile_list_kernel[(triton.cdiv(num_tiles, block), lists)](
+        *(offsets, other_offsets, tiles, num_tiles, segments, segments.bit_length(), tile), BLOCK=block, num_warps=4
     )
-    return segment, first
+    return tiles

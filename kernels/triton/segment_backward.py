@@ -18,6 +18,7 @@ from kernels.triton.primitives import (
     LOG2E,
     key_rows,
     load_rows,
+    load_tile,
     load_values,
     query_rows,
     slot_rows,
@@ -55,7 +56,7 @@ def _query_gradient(
     return tl.dot(ds.to(k_tile.dtype), k_tile, accumulator, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "first_slot"])
+@triton.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
 def _segment_dq_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
@@ -65,14 +66,10 @@ def _segment_dq_kernel(
     delta,  # fp32 [N, H]
     dq,  # [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
-    query_offsets,  # int32 [C, num_segments + 1]
     key_index,  # int32 [K]
-    key_offsets,  # int32 [num_segments + 1]
-    tile_segment,  # int32 [C, num_tiles]
-    tile_first,  # int32 [C, num_tiles]
+    tiles,  # int32 [C, num_tiles, TILE_FIELDS]: of the query lists
     num_tiles,
     list_length,
-    num_segments,
     first_slot,  # the slot of dq's first row
     scale,
     KV_HEADS: tl.constexpr,
@@ -90,14 +87,9 @@ def _segment_dq_kernel(
 ):
     kv_head = tl.program_id(1)
     list_index = kv_head if LISTS > 1 else 0
-    tile = list_index * num_tiles + tl.program_id(0)
-    segment = tl.load(tile_segment + tile)
+    segment, first, last, key_first, key_last = load_tile(tiles, list_index * num_tiles + tl.program_id(0))
     if segment < 0:
         return
-    first = tl.load(tile_first + tile)
-    last = tl.load(query_offsets + list_index * (num_segments + 1) + segment + 1)
-    key_first = tl.load(key_offsets + segment)
-    key_last = tl.load(key_offsets + segment + 1)
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
@@ -158,7 +150,7 @@ def _key_gradients(
     return dk_tile, dv_tile
 
 
-@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "num_keys", "splits"])
+@triton.jit(do_not_specialize=["list_length", "num_segments", "num_keys", "splits"])
 def _segment_dkv_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
@@ -171,10 +163,7 @@ def _segment_dkv_kernel(
     query_slots,  # int32 [C, list_length]
     query_offsets,  # int32 [P, C, num_segments + 1]
     key_index,  # int32 [K]
-    key_offsets,  # int32 [num_segments + 1]
-    tile_segment,  # int32 [num_tiles]: key tiles
-    tile_first,  # int32 [num_tiles]
-    num_tiles,
+    tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
     list_length,
     num_segments,
     num_keys,
@@ -193,15 +182,12 @@ def _segment_dkv_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     share_index = tl.program_id(2)
-    segment = tl.load(tile_segment + tile)
+    segment, key_first, key_last, _, _ = load_tile(tiles, tl.program_id(0))
     if segment < 0:
         return
     list_index = kv_head if LISTS > 1 else 0
-    key_first = tl.load(tile_first + tile)
-    key_last = tl.load(key_offsets + segment + 1)
     k_base, k_offsets, k_mask = key_rows(
         key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
     )
@@ -350,11 +336,11 @@ def segment_dq(
     if first == last:
         return dq
     config = tile_config("segment_dq", head_dim, q.dtype, q.device)
-    offsets = segments.query_offsets[part]
-    tile_segment, tile_first = tile_list(offsets, config.block_m // padded(heads // kv_heads), last - first)
-    _segment_dq_kernel[(tile_segment.shape[1], kv_heads)](
-        *(q, k, v, do, lse, delta, dq, segments.query_slots, offsets, segments.key_index, segments.key_offsets),
-        *(tile_segment, tile_first, tile_segment.shape[1], q.shape[0] * segments.slots, segments.count, first, scale),
+    block_tokens = config.block_m // padded(heads // kv_heads)
+    tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
+    _segment_dq_kernel[(tiles.shape[1], kv_heads)](
+        *(q, k, v, do, lse, delta, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+        *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
@@ -373,16 +359,17 @@ def segment_dkv(
     if num_tokens == 0:
         return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
     config = tile_config("segment_dkv", head_dim, q.dtype, q.device)
-    tile_segment, tile_first = tile_list(segments.key_offsets[None], config.block_n, num_keys)
-    num_tiles, length = tile_segment.shape[1], num_tokens * segments.slots
+    # The other side of a key tile is read from the parts' offsets.
+    tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
+    num_tiles, length = tiles.shape[1], num_tokens * segments.slots
     parts = segments.parts
     splits = max(1, min(_PROGRAMS // (num_tiles * kv_heads * parts), triton.cdiv(length, config.block_m), _MAX_SPLITS))
     dk = torch.empty(parts * splits, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
     dv = torch.empty_like(dk)
     _segment_dkv_kernel[(num_tiles, kv_heads, parts * splits)](
         *(q, k, v, do, lse, delta, dk, dv),
-        *(segments.query_slots, segments.query_offsets, segments.key_index, segments.key_offsets),
-        *(tile_segment, tile_first, num_tiles, length, segments.count, num_keys, splits, scale),
+        *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
+        *(length, segments.count, num_keys, splits, scale),
         **segment_constants(q, k, segments),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,

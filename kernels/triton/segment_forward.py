@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.segments import Segments
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LN2, LOG2E, key_rows, load_rows, query_rows, slot_rows, store_rows, tile_list
+from kernels.triton.primitives import LN2, LOG2E, key_rows, load_rows, load_tile, query_rows, slot_rows, store_rows, tile_list
 
 # Below every score; finite, so that a scale of zero gives zero and not NaN.
 _LOWEST = tl.constexpr(-1e38)
@@ -43,7 +43,7 @@ def _attend(
     return new_max, running_sum, accumulator
 
 
-@triton.jit(do_not_specialize=["num_tiles", "list_length", "num_segments", "first_slot"])
+@triton.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
 def _segment_forward_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
@@ -51,14 +51,10 @@ def _segment_forward_kernel(
     o,  # [slots of the lists, H, D]
     lse,  # fp32 [slots of the lists, H]
     query_slots,  # int32 [C, list_length]
-    query_offsets,  # int32 [C, num_segments + 1]
     key_index,  # int32 [K]
-    key_offsets,  # int32 [num_segments + 1]
-    tile_segment,  # int32 [C, num_tiles]
-    tile_first,  # int32 [C, num_tiles]
+    tiles,  # int32 [C, num_tiles, TILE_FIELDS]: of the query lists
     num_tiles,
     list_length,
-    num_segments,
     first_slot,  # the slot of o's first row
     scale,
     KV_HEADS: tl.constexpr,
@@ -76,14 +72,9 @@ def _segment_forward_kernel(
 ):
     kv_head = tl.program_id(1)
     list_index = kv_head if LISTS > 1 else 0
-    tile = list_index * num_tiles + tl.program_id(0)
-    segment = tl.load(tile_segment + tile)
+    segment, first, last, key_first, key_last = load_tile(tiles, list_index * num_tiles + tl.program_id(0))
     if segment < 0:
         return
-    first = tl.load(tile_first + tile)
-    last = tl.load(query_offsets + list_index * (num_segments + 1) + segment + 1)
-    key_first = tl.load(key_offsets + segment)
-    key_last = tl.load(key_offsets + segment + 1)
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
@@ -143,11 +134,11 @@ def segment_forward(
         return o, lse
     if scale < 0:  # the kernel takes the maximum before the scale
         q, scale = -q, -scale
-    offsets = segments.query_offsets[part]
-    tile_segment, tile_first = tile_list(offsets, config.block_m // padded(heads // kv_heads), last - first)
-    _segment_forward_kernel[(tile_segment.shape[1], kv_heads)](
-        *(q, k, v, o, lse, segments.query_slots, offsets, segments.key_index, segments.key_offsets),
-        *(tile_segment, tile_first, tile_segment.shape[1], q.shape[0] * segments.slots, segments.count, first, scale),
+    block_tokens = config.block_m // padded(heads // kv_heads)
+    tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
+    _segment_forward_kernel[(tiles.shape[1], kv_heads)](
+        *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+        *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_values, query_rows, tile_list
+from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, load_values, query_rows, tile_list
 
 # Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
 _SCORE_WORKSPACE = 512 * 2**20
@@ -50,10 +50,7 @@ def _block_scores_kernel(
     k_cmp,  # [M_cmp, Hkv, D]
     lse,  # fp32 [N, H], natural
     scores,  # fp32 [Hkv, chunk_rows, M_cmp]
-    cu_seqlens,  # int32 [B + 1]
-    cu_compression,  # int32 [B + 1]
-    tile_sample,  # int32 [tiles]
-    tile_token,  # int32 [tiles]
+    tiles,  # int32 [tiles, TILE_FIELDS]: of the tokens of each sample
     first_tile,
     chunk_rows,
     num_cmp,
@@ -70,19 +67,15 @@ def _block_scores_kernel(
     """Compressed probability of each (token, compression block), summed over the heads of the group."""
     local_tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    sample = tl.load(tile_sample + first_tile + local_tile)
+    sample, first, last, key_first, key_last = load_tile(tiles, first_tile + local_tile)
     if sample < 0:
         return
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
-    first = tl.load(tile_token + first_tile + local_tile)
-    last = tl.load(cu_seqlens + sample + 1)
     base, offsets, mask = query_rows(first, last, kv_head, None, True, 1, False, KV_HEADS, G, BLOCK_G, BLOCK_M)
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     row_lse = load_values(lse, base, offsets, mask, float("inf"), True) * LOG2E
     scale_log2 = scale * LOG2E
 
-    key_first = tl.load(cu_compression + sample)
-    key_last = tl.load(cu_compression + sample + 1)
     full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
     # Rows past the sample's last token are written too: nobody reads them.
     scores += (kv_head.to(tl.int64) * chunk_rows + local_tile * TOKENS) * num_cmp
@@ -117,11 +110,9 @@ def _selection_scores(row_scores, selection_compression, block, mask, NESTED: tl
 def _top_blocks_kernel(
     scores,  # fp32 [Hkv, chunk_rows, M_cmp]
     block_indices,  # int32 [Hkv, N, TOPK]
-    cu_seqlens,  # int32 [B + 1]
     cu_selection,  # int32 [B + 1]
     selection_compression,  # int32 [M_slc + 1]
-    tile_sample,  # int32 [tiles]
-    tile_token,  # int32 [tiles]
+    tiles,  # int32 [tiles, TILE_FIELDS]: of the tokens of each sample
     first_tile,
     chunk_rows,
     num_cmp,
@@ -140,12 +131,9 @@ def _top_blocks_kernel(
     """
     local_row = tl.program_id(0)
     kv_head = tl.program_id(1)
-    tile = first_tile + local_row // TOKENS
-    sample = tl.load(tile_sample + tile)
-    if sample < 0:
-        return
-    token = tl.load(tile_token + tile) + local_row % TOKENS
-    if token >= tl.load(cu_seqlens + sample + 1):
+    sample, first_token, end, _, _ = load_tile(tiles, first_tile + local_row // TOKENS)
+    token = first_token + local_row % TOKENS
+    if (sample < 0) | (token >= end):
         return
     scores += (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
 
@@ -210,15 +198,14 @@ def select_blocks(
     config = tile_config("block_scores", head_dim, q.dtype, q.device)
     block_g = padded(heads // kv_heads)
     tokens = config.block_m // block_g
-    samples, firsts = tile_list(cu_seqlens[None], tokens, num_tokens)
-    num_tiles = samples.shape[1]
+    tiles = tile_list(cu_seqlens[None], cu_compression, tokens, num_tokens)
+    num_tiles = tiles.shape[1]
     chunk_tiles = min(num_tiles, max(1, _SCORE_WORKSPACE // (4 * kv_heads * num_cmp * tokens)))
     scores = torch.empty(kv_heads, chunk_tiles * tokens, num_cmp, dtype=torch.float32, device=q.device)
     for first_tile in range(0, num_tiles, chunk_tiles):
-        tiles = min(chunk_tiles, num_tiles - first_tile)
-        _block_scores_kernel[(tiles, kv_heads)](
-            *(q, k_cmp, lse, scores, cu_seqlens, cu_compression, samples, firsts),
-            *(first_tile, chunk_tiles * tokens, num_cmp, scale),
+        launched = min(chunk_tiles, num_tiles - first_tile)
+        _block_scores_kernel[(launched, kv_heads)](
+            *(q, k_cmp, lse, scores, tiles, first_tile, chunk_tiles * tokens, num_cmp, scale),
             KV_HEADS=kv_heads,
             G=heads // kv_heads,
             D=head_dim,
@@ -230,8 +217,8 @@ def select_blocks(
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
-        _top_blocks_kernel[(tiles * tokens, kv_heads)](
-            *(scores, block_indices, cu_seqlens, cu_selection, selection_compression, samples, firsts),
+        _top_blocks_kernel[(launched * tokens, kv_heads)](
+            *(scores, block_indices, cu_selection, selection_compression, tiles),
             *(first_tile, chunk_tiles * tokens, num_cmp, num_tokens),
             TOPK=topk,
             NESTED=nested,
