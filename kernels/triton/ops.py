@@ -216,13 +216,13 @@ def _segment_attention_backward(
     segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
     q, k, v, do = (x.contiguous() for x in (q, k, v, do))
     with _on_device(q):
-        do, delta, lse = output_gradient(do, o, lse)
-        dk, dv = segment_dkv(do, q, k, v, lse, delta, segments, scale)
+        do, terms = output_gradient(do, o, lse)
+        dk, dv = segment_dkv(do, q, k, v, terms, segments, scale)
         if block_indices is None:
-            dq = segment_dq(do, q, k, v, lse, delta, segments, scale)
+            dq = segment_dq(do, q, k, v, terms, segments, scale)
         else:
             dq = torch.empty_like(q)
-            _selected_dq(do, q, k, v, lse, delta, segments, block_indices.contiguous(), scale, dq)
+            _selected_dq(do, q, k, v, terms, segments, block_indices.contiguous(), scale, dq)
     return dq, dk.to(k.dtype), dv.to(v.dtype)
 
 
@@ -231,8 +231,7 @@ def _selected_dq(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    lse: Tensor,
-    delta: Tensor,
+    terms: Tensor,
     segments: Segments,
     block_indices: Tensor,
     scale: float,
@@ -241,7 +240,7 @@ def _selected_dq(
 ) -> None:
     """Fills `dq`, or adds to it: see `sum_slots`."""
     for part in range(segments.parts):
-        dq_part = segment_dq(do, q, k, v, lse, delta, segments, scale, part)
+        dq_part = segment_dq(do, q, k, v, terms, segments, scale, part)
         sum_slots(dq_part, block_indices, segments.token_range(part, q.shape[0]), dq, dq_win)
 
 
@@ -377,20 +376,20 @@ def _spatial_sparse_attention_backward(
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
     dgates = torch.empty_like(gates)
     with _on_device(q):
-        branch_do, delta, lse = output_gradient(do, o_cmp, lse_cmp, gates, dgates, 0)
+        branch_do, terms = output_gradient(do, o_cmp, lse_cmp, gates, dgates, 0)
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        dk_cmp, dv_cmp = segment_dkv(branch_do, q, k_cmp, v_cmp, lse, delta, compressed, scale)
-        dq = segment_dq(branch_do, q, k_cmp, v_cmp, lse, delta, compressed, scale)
+        dk_cmp, dv_cmp = segment_dkv(branch_do, q, k_cmp, v_cmp, terms, compressed, scale)
+        dq = segment_dq(branch_do, q, k_cmp, v_cmp, terms, compressed, scale)
 
-        branch_do, delta, lse = output_gradient(do, o_win, lse_win, gates, dgates, 2)
+        branch_do, terms = output_gradient(do, o_win, lse_win, gates, dgates, 2)
         window = window_segments(window_order, window_offsets)
-        dk_win, dv_win = segment_dkv(branch_do, q, k, v, lse, delta, window, scale)
-        dq_win = segment_dq(branch_do, q, k, v, lse, delta, window, scale)
+        dk_win, dv_win = segment_dkv(branch_do, q, k, v, terms, window, scale)
+        dq_win = segment_dq(branch_do, q, k, v, terms, window, scale)
 
-        branch_do, delta, lse = output_gradient(do, o_slc, lse_slc, gates, dgates, 1)
+        branch_do, terms = output_gradient(do, o_slc, lse_slc, gates, dgates, 1)
         selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
-        dk_slc, dv_slc = segment_dkv(branch_do, q, k, v, lse, delta, selected, scale)
-        _selected_dq(branch_do, q, k, v, lse, delta, selected, block_indices, scale, dq, dq_win)
+        dk_slc, dv_slc = segment_dkv(branch_do, q, k, v, terms, selected, scale)
+        _selected_dq(branch_do, q, k, v, terms, selected, block_indices, scale, dq, dq_win)
     return (
         *(dq, (dk_slc + dk_win).to(k.dtype), (dv_slc + dv_win).to(v.dtype)),
         *(dk_cmp.to(k_cmp.dtype), dv_cmp.to(v_cmp.dtype), dgates),

@@ -48,13 +48,19 @@ def store_rows(pointer, base, offsets, values, mask, D: tl.constexpr, BLOCK_D: t
 
 
 @triton.jit
-def load_values(pointer, base, offsets, mask, other, MASKED: tl.constexpr):
-    """[R]: one number a row, e.g. the LSE; `other` where masked. As `load_rows`."""
+def load_terms(terms, base, offsets, mask, MASKED: tl.constexpr):
+    """lse, delta [R] of rows of an [N, H, 2] array; inf and 0 where masked. `mask` and the rest as `load_rows`.
+
+    Both numbers in one load: vectors of fewer elements than threads are copied to shared memory by every thread.
+    """
+    column = tl.arange(0, 2)[None, :]
+    pointers = terms + base * 2 + (offsets[:, None] * 2 + column)
     if MASKED:
-        values = tl.load(pointer + base + offsets, mask=mask, other=other)
+        pairs = tl.load(pointers, mask=mask[:, None], other=0.0)
+        pairs = tl.where(mask[:, None] | (column == 1), pairs, float("inf"))
     else:
-        values = tl.load(pointer + base + offsets)
-    return values
+        pairs = tl.load(pointers)
+    return tl.split(pairs)
 
 
 @triton.jit

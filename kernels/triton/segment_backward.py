@@ -18,8 +18,8 @@ from kernels.triton.primitives import (
     LOG2E,
     key_rows,
     load_rows,
+    load_terms,
     load_tile,
-    load_values,
     query_rows,
     slot_rows,
     store_rows,
@@ -31,6 +31,7 @@ from kernels.triton.segment_forward import segment_constants
 # share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
 _PROGRAMS = 4096
 _MAX_SPLITS = 64
+PEEL = 0
 
 
 @triton.jit
@@ -62,8 +63,7 @@ def _segment_dq_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    lse,  # fp32 [N, H], base 2
-    delta,  # fp32 [N, H]
+    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
     dq,  # [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
     key_index,  # int32 [K]
@@ -80,6 +80,7 @@ def _segment_dq_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEEL: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -93,35 +94,64 @@ def _segment_dq_kernel(
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
+    scale_log2 = scale * LOG2E
+    if PEEL == 1:
+        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+        k_base, k_offsets, k_mask = key_rows(
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
-    row_lse = load_values(lse, base, offsets, mask, float("inf"), True)
-    row_delta = load_values(delta, base, offsets, mask, 0.0, True)
-
+    row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    scale_log2 = scale * LOG2E
-    full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
-    for start in range(key_first, full_last, BLOCK_N):
-        k_base, k_offsets, k_mask = key_rows(
-            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-        accumulator = _query_gradient(
-            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
-        )
-    if full_last < key_last:
-        k_base, k_offsets, k_mask = key_rows(
-            full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+    if PEEL == 1:
         accumulator = _query_gradient(
             q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
         )
+        for start in range(loop_first, key_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            accumulator = _query_gradient(
+                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
+            )
+    elif PEEL == 2:
+        for start in range(key_first, key_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            accumulator = _query_gradient(
+                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+            )
+    else:
+        full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
+        for start in range(key_first, full_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            accumulator = _query_gradient(
+                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
+            )
+        if full_last < key_last:
+            k_base, k_offsets, k_mask = key_rows(
+                full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            accumulator = _query_gradient(
+                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+            )
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
@@ -156,8 +186,7 @@ def _segment_dkv_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    lse,  # fp32 [N, H], base 2
-    delta,  # fp32 [N, H]
+    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
     dk,  # fp32 [P * splits, K, Hkv, D]
     dv,  # fp32 [P * splits, K, Hkv, D]
     query_slots,  # int32 [C, list_length]
@@ -219,8 +248,7 @@ def _segment_dkv_kernel(
         )
         q_tile = load_rows(q, base, offsets, mask, PADDED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
         do_tile = load_rows(do, base, offsets, mask, PADDED, D, BLOCK_D)
-        row_lse = load_values(lse, base, offsets, mask, float("inf"), PADDED)
-        row_delta = load_values(delta, base, offsets, mask, 0.0, PADDED)
+        row_lse, row_delta = load_terms(terms, base, offsets, mask, PADDED)
         dk_tile, dv_tile = _key_gradients(
             k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
         )
@@ -230,8 +258,7 @@ def _segment_dkv_kernel(
         )
         q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
         do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
-        row_lse = load_values(lse, base, offsets, mask, float("inf"), True)
-        row_delta = load_values(delta, base, offsets, mask, 0.0, True)
+        row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
         dk_tile, dv_tile = _key_gradients(
             k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
         )
@@ -250,8 +277,7 @@ def _output_gradient_kernel(
     gate_column,
     branch_do,  # [N, H, D], with GATED: gradient of o
     dgates,  # [N, 3], with GATED
-    delta,  # fp32 [N, H]
-    lse_log2,  # fp32 [N, H]
+    terms,  # fp32 [N, H, 2]
     H: tl.constexpr,
     D: tl.constexpr,
     GATED: tl.constexpr,
@@ -271,8 +297,9 @@ def _output_gradient_kernel(
         gradient = (gradient * tl.load(gates + column).to(tl.float32)).to(branch_do.dtype.element_ty)
         store_rows(branch_do, row, head, gradient, mask, D, BLOCK_D)
         gradient = gradient.to(tl.float32)
-    tl.store(delta + row + head, tl.sum(gradient * output, 1), mask=mask)
-    tl.store(lse_log2 + row + head, tl.load(lse + row + head, mask=mask) * LOG2E, mask=mask)
+    out = terms + (row + head) * 2
+    tl.store(out, tl.load(lse + row + head, mask=mask) * LOG2E, mask=mask)
+    tl.store(out + 1, tl.sum(gradient * output, 1), mask=mask)
 
 
 def output_gradient(
@@ -282,8 +309,8 @@ def output_gradient(
     gates: Tensor | None = None,
     dgates: Tensor | None = None,
     gate_column: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `segment_backward` needs of one branch.
+) -> tuple[Tensor, Tensor]:
+    """What `segment_dq` and `segment_dkv` need of one branch.
 
     Args:
         do: [N, H, D], gradient of the gated sum (of the branch's output itself where `gates` is None).
@@ -291,15 +318,14 @@ def output_gradient(
         gates, dgates: [N, 3]; the branch's column of `dgates` is filled.
 
     Returns:
-        The gradient of o in do's dtype, delta = rowsum(gradient * o) and the base-2 LSE, both fp32 [N, H].
+        The gradient of o in do's dtype, and fp32 [N, H, 2]: the base-2 LSE and delta = rowsum(gradient * o).
     """
     num_tokens, heads, head_dim = o.shape
     branch_do = do if gates is None else torch.empty_like(do)
-    delta = torch.empty_like(lse)
-    lse_log2 = torch.empty_like(lse)
+    terms = torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=o.device)
     if num_tokens:
         _output_gradient_kernel[(num_tokens,)](
-            *(do, o, lse, gates, gate_column, branch_do, dgates, delta, lse_log2),
+            *(do, o, lse, gates, gate_column, branch_do, dgates, terms),
             H=heads,
             D=head_dim,
             GATED=gates is not None,
@@ -307,24 +333,16 @@ def output_gradient(
             BLOCK_D=padded(head_dim),
             num_warps=4,
         )
-    return branch_do, delta, lse_log2
+    return branch_do, terms
 
 
 def segment_dq(
-    do: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lse: Tensor,
-    delta: Tensor,
-    segments: Segments,
-    scale: float,
-    part: int = 0,
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments, scale: float, part: int = 0
 ) -> Tensor:
     """Query gradients by slot of one part of the query lists.
 
     Args:
-        do, q: [N, H, D]. k, v: [K, Hkv, D]. lse (base 2), delta: fp32 [N, H] of the branch, all slots together.
+        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `output_gradient`.
 
     Returns:
         [slots of the part, H, D] in q's dtype; slots that no segment lists are left unwritten.
@@ -339,9 +357,10 @@ def segment_dq(
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
     _segment_dq_kernel[(tiles.shape[1], kv_heads)](
-        *(q, k, v, do, lse, delta, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+        *(q, k, v, do, terms, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
+        PEEL=PEEL,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
@@ -351,7 +370,7 @@ def segment_dq(
 
 
 def segment_dkv(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, segments: Segments, scale: float
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dk, dv fp32 [K, Hkv, D] of all parts. Arguments as `segment_dq`."""
     num_tokens, _, head_dim = q.shape
@@ -367,7 +386,7 @@ def segment_dkv(
     dk = torch.empty(parts * splits, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
     dv = torch.empty_like(dk)
     _segment_dkv_kernel[(num_tiles, kv_heads, parts * splits)](
-        *(q, k, v, do, lse, delta, dk, dv),
+        *(q, k, v, do, terms, dk, dv),
         *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
         *(length, segments.count, num_keys, splits, scale),
         **segment_constants(q, k, segments),

@@ -12,6 +12,7 @@ from kernels.triton.configs import padded, tile_config
 from kernels.triton.primitives import LN2, LOG2E, key_rows, load_rows, load_tile, query_rows, slot_rows, store_rows, tile_list
 
 # Below every score; finite, so that a scale of zero gives zero and not NaN.
+PEEL = 0
 _LOWEST = tl.constexpr(-1e38)
 
 
@@ -65,6 +66,7 @@ def _segment_forward_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEEL: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -78,6 +80,14 @@ def _segment_forward_kernel(
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
+    scale_log2 = scale * LOG2E
+    if PEEL == 1:
+        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+        k_base, k_offsets, k_mask = key_rows(
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
@@ -85,26 +95,49 @@ def _segment_forward_kernel(
     running_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
     running_sum = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    scale_log2 = scale * LOG2E
-    full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
-    for start in range(key_first, full_last, BLOCK_N):
-        k_base, k_offsets, k_mask = key_rows(
-            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-        running_max, running_sum, accumulator = _attend(
-            q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, False, PRECISION
-        )
-    if full_last < key_last:
-        k_base, k_offsets, k_mask = key_rows(
-            full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+    if PEEL == 1:
         running_max, running_sum, accumulator = _attend(
             q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
         )
+        for start in range(loop_first, key_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            running_max, running_sum, accumulator = _attend(
+                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, False, PRECISION
+            )
+    elif PEEL == 2:
+        for start in range(key_first, key_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            running_max, running_sum, accumulator = _attend(
+                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
+            )
+    else:
+        full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
+        for start in range(key_first, full_last, BLOCK_N):
+            k_base, k_offsets, k_mask = key_rows(
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+            running_max, running_sum, accumulator = _attend(
+                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, False, PRECISION
+            )
+        if full_last < key_last:
+            k_base, k_offsets, k_mask = key_rows(
+                full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+            running_max, running_sum, accumulator = _attend(
+                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
+            )
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
@@ -140,6 +173,7 @@ def segment_forward(
         *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
+        PEEL=PEEL,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, load_values, query_rows, tile_list
+from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, query_rows, tile_list
 
 # Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
 _SCORE_WORKSPACE = 512 * 2**20
@@ -73,7 +73,7 @@ def _block_scores_kernel(
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
     base, offsets, mask = query_rows(first, last, kv_head, None, True, 1, False, KV_HEADS, G, BLOCK_G, BLOCK_M)
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    row_lse = load_values(lse, base, offsets, mask, float("inf"), True) * LOG2E
+    row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf")) * LOG2E
     scale_log2 = scale * LOG2E
 
     full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
