@@ -8,7 +8,20 @@ from typing import Literal
 import torch
 import triton
 
-KernelName = Literal["segment_forward", "segment_dq", "segment_dkv", "block_scores"]
+from kernels.segments import Segments
+
+# The segment kernels meet two kinds of work: long lists at fixed distances (compressed), and short or gathered ones
+# (gathered: selected and window), where latency counts for more than the rate of the inner loop.
+KernelName = Literal[
+    "compressed_forward",
+    "compressed_dq",
+    "compressed_dkv",
+    "gathered_forward",
+    "gathered_dq",
+    "gathered_dkv",
+    "block_scores",
+]
+Pass = Literal["forward", "dq", "dkv"]
 
 
 @dataclass(frozen=True)
@@ -26,46 +39,65 @@ _Table = dict[KernelName, list[tuple[int, TileConfig]]]
 # For each architecture and kernel: (largest padded head dim, configuration). Every row compiles without register
 # spills. fp32 inputs multiply in full fp32 on the FMA units: small tiles keep their operands in registers.
 _FP32: _Table = {
-    "segment_forward": [(64, TileConfig(32, 16, 4, 1)), (128, TileConfig(32, 16, 8, 1))],
-    "segment_dq": [(128, TileConfig(32, 16, 4, 1))],
-    "segment_dkv": [(64, TileConfig(32, 32, 4, 1)), (128, TileConfig(32, 32, 8, 1))],
+    "compressed_forward": [(64, TileConfig(32, 16, 4, 1)), (128, TileConfig(32, 16, 8, 1))],
+    "compressed_dq": [(128, TileConfig(32, 16, 4, 1))],
+    "compressed_dkv": [(64, TileConfig(32, 32, 4, 1)), (128, TileConfig(32, 32, 8, 1))],
+    "gathered_forward": [(64, TileConfig(32, 16, 4, 1)), (128, TileConfig(32, 16, 8, 1))],
+    "gathered_dq": [(128, TileConfig(32, 16, 4, 1))],
+    "gathered_dkv": [(64, TileConfig(32, 32, 4, 1)), (128, TileConfig(32, 32, 8, 1))],
     "block_scores": [(64, TileConfig(32, 32, 4, 1)), (128, TileConfig(32, 32, 8, 1))],
 }
 _HALF: dict[int, _Table] = {
     80: {
-        "segment_forward": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
-        "segment_dq": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
-        "segment_dkv": [
-            (32, TileConfig(64, 64, 4, 2)),
-            (128, TileConfig(32, 64, 8, 2)),
-        ],
-        "block_scores": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(128, 64, 8, 2))],
+        "compressed_forward": [(64, TileConfig(64, 64, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "compressed_dq": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
+        "compressed_dkv": [(32, TileConfig(64, 64, 4, 2)), (128, TileConfig(32, 64, 8, 2))],
+        "gathered_forward": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "gathered_dq": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 8, 2))],
+        "gathered_dkv": [(32, TileConfig(64, 64, 4, 3)), (128, TileConfig(32, 64, 8, 3))],
+        "block_scores": [(64, TileConfig(64, 64, 4, 3)), (128, TileConfig(64, 64, 4, 2))],
     },
     90: {
-        "segment_forward": [
+        "compressed_forward": [
             (32, TileConfig(64, 64, 4, 3)),
             (64, TileConfig(128, 64, 8, 3)),
             (128, TileConfig(128, 64, 8, 2)),
         ],
-        "segment_dq": [(128, TileConfig(64, 64, 4, 2))],
-        "segment_dkv": [
-            (32, TileConfig(64, 64, 4, 2)),
-            (64, TileConfig(64, 64, 4, 3)),
-            (128, TileConfig(32, 64, 8, 2)),
+        "compressed_dq": [
+            (32, TileConfig(64, 64, 4, 3)),
+            (64, TileConfig(128, 64, 8, 3)),
+            (128, TileConfig(64, 64, 4, 2)),
         ],
-        "block_scores": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(128, 64, 8, 2))],
+        "compressed_dkv": [(64, TileConfig(64, 64, 4, 4)), (128, TileConfig(32, 64, 8, 2))],
+        "gathered_forward": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "gathered_dq": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "gathered_dkv": [
+            (32, TileConfig(64, 64, 4, 6)),
+            (64, TileConfig(64, 64, 4, 5)),
+            (128, TileConfig(32, 64, 8, 3)),
+        ],
+        "block_scores": [(128, TileConfig(64, 64, 4, 3))],
     },
     100: {
-        "segment_forward": [
-            (32, TileConfig(128, 64, 4, 3)),
-            (64, TileConfig(128, 64, 8, 3)),
-            (128, TileConfig(128, 64, 8, 2)),
-        ],
-        "segment_dq": [(128, TileConfig(64, 64, 4, 2))],
-        "segment_dkv": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
-        "block_scores": [(64, TileConfig(128, 64, 4, 3)), (128, TileConfig(128, 64, 8, 2))],
+        "compressed_forward": [(64, TileConfig(128, 64, 8, 3)), (128, TileConfig(128, 64, 8, 2))],
+        "compressed_dq": [(128, TileConfig(64, 64, 4, 2))],
+        "compressed_dkv": [(64, TileConfig(64, 64, 4, 2)), (128, TileConfig(64, 64, 8, 2))],
+        "gathered_forward": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "gathered_dq": [(64, TileConfig(64, 32, 4, 3)), (128, TileConfig(64, 32, 4, 2))],
+        "gathered_dkv": [(64, TileConfig(64, 64, 4, 3)), (128, TileConfig(64, 64, 8, 2))],
+        "block_scores": [(64, TileConfig(64, 64, 4, 3)), (128, TileConfig(128, 64, 8, 2))],
     },
 }
+
+
+def segment_config(which: Pass, segments: Segments, q: torch.Tensor) -> TileConfig:
+    """The configuration of a segment kernel for queries like `q` [N, H, D]."""
+    name: KernelName
+    if segments.query_slots is None:
+        name = "compressed_forward" if which == "forward" else "compressed_dq" if which == "dq" else "compressed_dkv"
+    else:
+        name = "gathered_forward" if which == "forward" else "gathered_dq" if which == "dq" else "gathered_dkv"
+    return tile_config(name, q.shape[2], q.dtype, q.device)
 
 
 def tile_config(kernel: KernelName, head_dim: int, dtype: torch.dtype, device: torch.device) -> TileConfig:

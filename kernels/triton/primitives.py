@@ -77,7 +77,7 @@ def query_rows(
     BLOCK_G: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """base, offsets, mask of a tile's rows (token, head) in an [N, H] array; the tile begins at list position `first`."""
+    """base, offsets, mask of a tile's rows in an [N, H] array; the tile begins at list position `first`."""
     row = tl.arange(0, BLOCK_M)
     position = row // BLOCK_G
     head = row % BLOCK_G
@@ -99,9 +99,7 @@ def query_rows(
 
 
 @triton.jit
-def slot_rows(
-    slots, first, first_slot, mask, HEADS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr
-):
+def slot_rows(slots, first, first_slot, mask, HEADS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
     """The offsets of `query_rows` in an array by slot [slots, H] that begins at `first_slot`.
 
     Reads the list again, so that the slots need no registers in the loop between.

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.segments import Segments
-from kernels.triton.configs import padded, tile_config
+from kernels.triton.configs import padded, segment_config
 from kernels.triton.primitives import (
     LOG2E,
     key_rows,
@@ -31,7 +31,6 @@ from kernels.triton.segment_forward import segment_constants
 # share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
 _PROGRAMS = 4096
 _MAX_SPLITS = 64
-PEEL = 0
 
 
 @triton.jit
@@ -80,7 +79,6 @@ def _segment_dq_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
-    PEEL: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -95,63 +93,33 @@ def _segment_dq_kernel(
         query_slots += list_index * list_length
 
     scale_log2 = scale * LOG2E
-    if PEEL == 1:
-        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
-        k_base, k_offsets, k_mask = key_rows(
-            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+    # The first tile takes the keys that fill no whole tile, and is loaded before the queries, whose slots come first.
+    loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+    k_base, k_offsets, k_mask = key_rows(
+        key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+    )
+    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
     row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
+
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if PEEL == 1:
-        accumulator = _query_gradient(
-            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+    accumulator = _query_gradient(
+        q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+    )
+    for start in range(loop_first, key_last, BLOCK_N):
+        k_base, k_offsets, k_mask = key_rows(
+            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
         )
-        for start in range(loop_first, key_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
-                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            accumulator = _query_gradient(
-                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
-            )
-    elif PEEL == 2:
-        for start in range(key_first, key_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
-                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            accumulator = _query_gradient(
-                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
-            )
-    else:
-        full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
-        for start in range(key_first, full_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
-                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            accumulator = _query_gradient(
-                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
-            )
-        if full_last < key_last:
-            k_base, k_offsets, k_mask = key_rows(
-                full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            accumulator = _query_gradient(
-                q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
-            )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+        accumulator = _query_gradient(
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
+        )
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
@@ -353,14 +321,13 @@ def segment_dq(
     dq = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
     if first == last:
         return dq
-    config = tile_config("segment_dq", head_dim, q.dtype, q.device)
+    config = segment_config("dq", segments, q)
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
     _segment_dq_kernel[(tiles.shape[1], kv_heads)](
         *(q, k, v, do, terms, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
-        PEEL=PEEL,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
@@ -377,7 +344,7 @@ def segment_dkv(
     num_keys, kv_heads, _ = k.shape
     if num_tokens == 0:
         return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-    config = tile_config("segment_dkv", head_dim, q.dtype, q.device)
+    config = segment_config("dkv", segments, q)
     # The other side of a key tile is read from the parts' offsets.
     tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
     num_tiles, length = tiles.shape[1], num_tokens * segments.slots

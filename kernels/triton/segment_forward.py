@@ -1,4 +1,10 @@
-"""Forward of segment attention: the queries of a segment against its keys."""
+"""Forward of segment attention: the queries of a segment against its keys.
+
+Softmax needs a number near the row's largest score, to keep exponentials in range; it need not be the largest. The
+kernel takes the largest of the first tile of keys and stays with it, which saves the running maximum and the rescaling
+of the accumulator, a third of the loop's instructions. Where later scores are so much larger that this fails, the tile
+is computed again with a running maximum.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,20 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.segments import Segments
-from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LN2, LOG2E, key_rows, load_rows, load_tile, query_rows, slot_rows, store_rows, tile_list
+from kernels.triton.configs import padded, segment_config
+from kernels.triton.primitives import (
+    LN2,
+    LOG2E,
+    key_rows,
+    load_rows,
+    load_tile,
+    query_rows,
+    slot_rows,
+    store_rows,
+    tile_list,
+)
 
 # Below every score; finite, so that a scale of zero gives zero and not NaN.
-PEEL = 0
 _LOWEST = tl.constexpr(-1e38)
 
 
@@ -21,27 +36,41 @@ def _attend(
     q_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
-    running_max,  # fp32 [BLOCK_M], of the scores before the scale
-    running_sum,  # fp32 [BLOCK_M]
+    reference,  # fp32 [BLOCK_M], in base 2
+    total,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
-    scale_log2,  # not negative
-    key_mask,  # [BLOCK_N]
-    MASKED: tl.constexpr,
+    scale_log2,
     PRECISION: tl.constexpr,
 ):
-    """One step of the streamed softmax, in base 2. The scale enters with the maximum, as one multiply-add."""
+    """Adds a tile of keys to a softmax with a fixed reference."""
     scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    if MASKED:
-        scores = tl.where(key_mask[None, :], scores, _LOWEST)
-    new_max = tl.maximum(running_max, tl.max(scores, 1))
-    correction = tl.exp2((running_max - new_max) * scale_log2)
-    p = tl.exp2(scores * scale_log2 - (new_max * scale_log2)[:, None])
-    if MASKED:
-        p = tl.where(key_mask[None, :], p, 0.0)
-    running_sum = running_sum * correction + tl.sum(p, 1)
+    p = tl.exp2(scores * scale_log2 - reference[:, None])
+    accumulator = tl.dot(p.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION)
+    return total + tl.sum(p, 1), accumulator
+
+
+@triton.jit
+def _attend_running(
+    q_tile,
+    k_tile,
+    v_tile,
+    largest,  # fp32 [BLOCK_M], of the scores before the scale
+    total,
+    accumulator,
+    scale_log2,  # not negative
+    key_mask,  # [BLOCK_N]
+    PRECISION: tl.constexpr,
+):
+    """Adds a tile of keys to a softmax with a running maximum, to begin with `_LOWEST`, 0 and 0."""
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    scores = tl.where(key_mask[None, :], scores, _LOWEST)
+    new_largest = tl.maximum(largest, tl.max(scores, 1))
+    correction = tl.exp2((largest - new_largest) * scale_log2)
+    p = tl.exp2(scores * scale_log2 - (new_largest * scale_log2)[:, None])
+    p = tl.where(key_mask[None, :], p, 0.0)
     accumulator = accumulator * correction[:, None]
     accumulator = tl.dot(p.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION)
-    return new_max, running_sum, accumulator
+    return new_largest, total * correction + tl.sum(p, 1), accumulator
 
 
 @triton.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
@@ -66,7 +95,6 @@ def _segment_forward_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
-    PEEL: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -81,68 +109,54 @@ def _segment_forward_kernel(
         query_slots += list_index * list_length
 
     scale_log2 = scale * LOG2E
-    if PEEL == 1:
-        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
-        k_base, k_offsets, k_mask = key_rows(
-            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-        )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+    # The first tile takes the keys that fill no whole tile, and is loaded before the queries, whose slots come first.
+    loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+    k_base, k_offsets, key_mask = key_rows(
+        key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+    )
+    k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    running_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
-    running_sum = tl.zeros([BLOCK_M], tl.float32)
+
+    largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if PEEL == 1:
-        running_max, running_sum, accumulator = _attend(
-            q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
+    largest, total, accumulator = _attend_running(
+        q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
+    )
+    reference = largest * scale_log2
+    for start in range(loop_first, key_last, BLOCK_N):
+        k_base, k_offsets, key_mask = key_rows(
+            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
         )
-        for start in range(loop_first, key_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
-                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            running_max, running_sum, accumulator = _attend(
-                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, False, PRECISION
-            )
-    elif PEEL == 2:
-        for start in range(key_first, key_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
+        k_tile = load_rows(k, k_base, k_offsets, key_mask, False, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
+        total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, PRECISION)
+
+    # The first tile's largest score gives total >= 1, so nothing was lost below; p must fit its type above.
+    LIMIT: tl.constexpr = 2.0**15 if q.dtype.element_ty == tl.float16 else 2.0**40
+    if tl.min((total < LIMIT).to(tl.int32), 0) == 0:
+        largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        for start in tl.range(key_first, key_last, BLOCK_N, num_stages=1):  # rare: no registers for a pipeline
+            k_base, k_offsets, key_mask = key_rows(
                 start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
             )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            running_max, running_sum, accumulator = _attend(
-                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
+            k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
+            largest, total, accumulator = _attend_running(
+                q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
             )
-    else:
-        full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
-        for start in range(key_first, full_last, BLOCK_N):
-            k_base, k_offsets, k_mask = key_rows(
-                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-            running_max, running_sum, accumulator = _attend(
-                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, False, PRECISION
-            )
-        if full_last < key_last:
-            k_base, k_offsets, k_mask = key_rows(
-                full_last, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-            running_max, running_sum, accumulator = _attend(
-                q_tile, k_tile, v_tile, running_max, running_sum, accumulator, scale_log2, k_mask, True, PRECISION
-            )
+        reference = largest * scale_log2
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
-    store_rows(o, base, offsets, accumulator / running_sum[:, None], mask, D, BLOCK_D)
-    tl.store(lse + base + offsets, (running_max * scale_log2 + tl.log2(running_sum)) * LN2, mask=mask)
+    store_rows(o, base, offsets, accumulator / total[:, None], mask, D, BLOCK_D)
+    tl.store(lse + base + offsets, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
 def segment_forward(
@@ -159,7 +173,7 @@ def segment_forward(
     """
     _, heads, head_dim = q.shape
     kv_heads = k.shape[1]
-    config = tile_config("segment_forward", head_dim, q.dtype, q.device)
+    config = segment_config("forward", segments, q)
     first, last = segments.slot_range(part, q.shape[0])
     o = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
     lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
@@ -173,7 +187,6 @@ def segment_forward(
         *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
-        PEEL=PEEL,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,

@@ -66,7 +66,9 @@ def _merge_slots_kernel(
         gate = gates + token * 3
         out = tl.load(gate + 1).to(tl.float32) * merged
         out += tl.load(gate).to(tl.float32) * load_rows(o_cmp, row, head, head_mask, True, D, BLOCK_D).to(tl.float32)
-        out += tl.load(gate + 2).to(tl.float32) * load_rows(o_win, row, head, head_mask, True, D, BLOCK_D).to(tl.float32)
+        out += tl.load(gate + 2).to(tl.float32) * load_rows(o_win, row, head, head_mask, True, D, BLOCK_D).to(
+            tl.float32
+        )
         store_rows(o, row, head, out, head_mask, D, BLOCK_D)
 
 
@@ -114,7 +116,8 @@ def merge_slots(
     """Merge the slots of a range of tokens by their LSE into `o_slc` and `lse`.
 
     Args:
-        part: [tokens * S, H, D]. part_lse: fp32 [tokens * S, H]. block_indices: int32 [Hkv, N, S]; -1 marks unused slots.
+        part: [tokens * S, H, D]. part_lse: fp32 [tokens * S, H].
+        block_indices: int32 [Hkv, N, S]; -1 marks unused slots.
         tokens: first and last + 1 token of the range.
         o_slc: [N, H, D]. lse: fp32 [N, H], -inf for a token without a block.
         branches: o_cmp, o_win [N, H, D], gates [N, 3], and o [N, H, D] to be filled with the gated sum of all three.
