@@ -59,7 +59,7 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "GATED", "SLOTS", "S")
+        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "PEELED", "GATED", "SLOTS", "S")
         dtype = next(kind for _, kind in self.signature if kind.startswith("*"))[1:]
         return " ".join([dtype, *(f"{name}={value}" for name, value in self.constants if name in shown)])
 
@@ -90,7 +90,8 @@ def launches(arch: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.d
     k_cmp, v_cmp = random(blocks, kv_heads, head_dim), random(blocks, kv_heads, head_dim)
     scale = head_dim**-0.5
     found: dict[Launch, None] = {}
-    with _recorded(found), mock.patch.object(configs, "architecture", return_value=arch):
+    table = configs.shipped_table("fp32" if dtype == torch.float32 else f"sm{arch}")
+    with _recorded(found), configs.overridden(table):
         o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
         o.backward(torch.zeros_like(o))
         o, _ = ops.compressed_attention(q, k_cmp, v_cmp, layout, scale=scale)

@@ -79,6 +79,7 @@ def _segment_dq_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -93,13 +94,16 @@ def _segment_dq_kernel(
         query_slots += list_index * list_length
 
     scale_log2 = scale * LOG2E
-    # The first tile takes the keys that fill no whole tile, and is loaded before the queries, whose slots come first.
-    loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
-    k_base, k_offsets, k_mask = key_rows(
-        key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-    )
-    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+    loop_first = key_first
+    if PEELED:
+        # The first tile takes the keys that fill no whole tile, and is loaded before the queries: their slots take
+        # a memory latency more.
+        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+        k_base, k_offsets, k_mask = key_rows(
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
@@ -108,17 +112,19 @@ def _segment_dq_kernel(
     row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
 
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    accumulator = _query_gradient(
-        q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
-    )
+    if PEELED:
+        accumulator = _query_gradient(
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+        )
+    MASKED: tl.constexpr = not PEELED
     for start in range(loop_first, key_last, BLOCK_N):
         k_base, k_offsets, k_mask = key_rows(
-            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            start, key_last, kv_head, key_index, MASKED, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
         )
-        k_tile = load_rows(k, k_base, k_offsets, k_mask, False, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, k_mask, False, D, BLOCK_D)
+        k_tile = load_rows(k, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
+        v_tile = load_rows(v, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
         accumulator = _query_gradient(
-            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, False, PRECISION
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, MASKED, PRECISION
         )
 
     if HAS_SLOTS:
@@ -174,6 +180,7 @@ def _segment_dkv_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -207,22 +214,24 @@ def _segment_dkv_kernel(
     dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     scale_log2 = scale * LOG2E
-    full_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
-    # Rows past G are no queries: their tiles are masked throughout.
-    PADDED: tl.constexpr = BLOCK_G != G
-    for start in range(first, full_last, TOKENS):
+    loop_last = last
+    if PEELED:
+        loop_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
+    PAST_LAST: tl.constexpr = not PEELED
+    MASKED: tl.constexpr = PAST_LAST or BLOCK_G != G  # rows past G are no queries
+    for start in range(first, loop_last, TOKENS):
         base, offsets, mask = query_rows(
-            start, last, kv_head, query_slots, False, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+            start, last, kv_head, query_slots, PAST_LAST, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
         )
-        q_tile = load_rows(q, base, offsets, mask, PADDED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-        do_tile = load_rows(do, base, offsets, mask, PADDED, D, BLOCK_D)
-        row_lse, row_delta = load_terms(terms, base, offsets, mask, PADDED)
+        q_tile = load_rows(q, base, offsets, mask, MASKED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+        do_tile = load_rows(do, base, offsets, mask, MASKED, D, BLOCK_D)
+        row_lse, row_delta = load_terms(terms, base, offsets, mask, MASKED)
         dk_tile, dv_tile = _key_gradients(
             k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
         )
-    if full_last < last:
+    if PEELED and loop_last < last:
         base, offsets, mask = query_rows(
-            full_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+            loop_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
         )
         q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
         do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
@@ -328,10 +337,7 @@ def segment_dq(
         *(q, k, v, do, terms, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        **config.launch_arguments(),
     )
     return dq
 
@@ -357,9 +363,6 @@ def segment_dkv(
         *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
         *(length, segments.count, num_keys, splits, scale),
         **segment_constants(q, k, segments),
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        **config.launch_arguments(),
     )
     return (dk[0], dv[0]) if parts * splits == 1 else (dk.sum(0), dv.sum(0))

@@ -95,6 +95,7 @@ def _segment_forward_kernel(
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -109,13 +110,15 @@ def _segment_forward_kernel(
         query_slots += list_index * list_length
 
     scale_log2 = scale * LOG2E
-    # The first tile takes the keys that fill no whole tile, and is loaded before the queries, whose slots come first.
-    loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
-    k_base, k_offsets, key_mask = key_rows(
-        key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-    )
-    k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
+    if PEELED:
+        # The first tile takes the keys that fill no whole tile, and is loaded before the queries: their slots take
+        # a memory latency more.
+        loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
+        k_base, k_offsets, key_mask = key_rows(
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
@@ -124,21 +127,23 @@ def _segment_forward_kernel(
     largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    largest, total, accumulator = _attend_running(
-        q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
-    )
-    reference = largest * scale_log2
-    for start in range(loop_first, key_last, BLOCK_N):
-        k_base, k_offsets, key_mask = key_rows(
-            start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+    reference = tl.zeros([BLOCK_M], tl.float32)
+    if PEELED:
+        largest, total, accumulator = _attend_running(
+            q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
         )
-        k_tile = load_rows(k, k_base, k_offsets, key_mask, False, D, BLOCK_D)
-        v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
-        total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, PRECISION)
+        reference = largest * scale_log2
+        for start in range(loop_first, key_last, BLOCK_N):
+            k_base, k_offsets, key_mask = key_rows(
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            )
+            k_tile = load_rows(k, k_base, k_offsets, key_mask, False, D, BLOCK_D)
+            v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
+            total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, PRECISION)
 
     # The first tile's largest score gives total >= 1, so nothing was lost below; p must fit its type above.
     LIMIT: tl.constexpr = 2.0**15 if q.dtype.element_ty == tl.float16 else 2.0**40
-    if tl.min((total < LIMIT).to(tl.int32), 0) == 0:
+    if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
         largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -187,10 +192,7 @@ def segment_forward(
         *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        **config.launch_arguments(),
     )
     return o, lse
 

@@ -225,7 +225,7 @@ def select_blocks(
             TOKENS=tokens,
             BLOCK_K=padded(topk),
             GROUPS=32,
-            WIDTH=16,
+            WIDTH=8,
             num_warps=1,
         )
     return block_indices
