@@ -306,7 +306,15 @@ def _validate(plan: Plan) -> None:
             raise ValueError(f"{name} must not be empty")
     if min(plan.tokens) < 1:
         raise ValueError(f"tokens must be positive, got {min(plan.tokens)}")
-    shape = plan.shape
+    validate_shape(plan.shape)
+
+
+def validate_shape(shape: Shape) -> None:
+    """Whether the operator takes such a shape.
+
+    Raises:
+        ValueError: heads, head dim or top-k outside its range.
+    """
     for name in ("heads", "kv_heads", "topk"):
         if getattr(shape, name) < 1:
             raise ValueError(f"{name} must be positive, got {getattr(shape, name)}")

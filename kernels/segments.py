@@ -43,8 +43,7 @@ class Segments:
 
     def token_range(self, part: int, num_tokens: int) -> tuple[int, int]:
         """First and last + 1 token of a part."""
-        size = -(-num_tokens // self.parts)
-        return min(part * size, num_tokens), min((part + 1) * size, num_tokens)
+        return token_range(part, self.parts, num_tokens)
 
     def slot_range(self, part: int, num_tokens: int) -> tuple[int, int]:
         """First and last + 1 slot of a part."""
@@ -72,17 +71,21 @@ def selected_segments(block_indices: Tensor, selection_offsets: Tensor, parts: i
     # A radix sort's passes are as many as the key has bytes.
     keys = block_indices.to(torch.int16) if num_blocks < 2**15 else block_indices
     boundaries = torch.arange(num_blocks + 1, dtype=keys.dtype, device=keys.device).expand(kv_heads, -1).contiguous()
-    query_slots = torch.empty(kv_heads, num_tokens * slots, dtype=torch.int32, device=keys.device)
-    query_offsets = torch.empty(parts, kv_heads, num_blocks + 1, dtype=torch.int32, device=keys.device)
-    segments = Segments(query_slots, query_offsets, None, selection_offsets, slots)
+    lists, offsets = [], []
     for part in range(parts):
-        first, last = segments.slot_range(part, num_tokens)
-        blocks, order = keys.view(kv_heads, -1)[:, first:last].sort(dim=1, stable=True)
-        torch.add(order, first, out=query_slots[:, first:last])
-        torch.add(torch.searchsorted(blocks, boundaries, out_int32=True), first, out=query_offsets[part])
-    return segments
+        first, last = (token * slots for token in token_range(part, parts, num_tokens))
+        blocks, order = keys.reshape(kv_heads, -1)[:, first:last].sort(dim=1, stable=True)
+        lists.append(order.int() + first)
+        offsets.append(torch.searchsorted(blocks, boundaries, out_int32=True) + first)
+    return Segments(torch.cat(lists, dim=1), torch.stack(offsets), None, selection_offsets, slots)
 
 
-def selection_parts(num_tokens: int, slots: int, heads: int, head_dim: int, element_size: int) -> int:
-    """How many parts the selected branch is computed in."""
-    return max(1, -(-num_tokens * slots * heads * head_dim * element_size // _PART_BYTES))
+def token_range(part: int, parts: int, num_tokens: int) -> tuple[int, int]:
+    """First and last + 1 token of a part."""
+    size = -(-num_tokens // parts)
+    return min(part * size, num_tokens), min((part + 1) * size, num_tokens)
+
+
+def selection_parts(q: Tensor, slots: int) -> int:
+    """How many parts the selected branch of queries like `q` [N, H, D] is computed in."""
+    return max(1, -(-q.numel() * slots * q.element_size() // _PART_BYTES))

@@ -45,7 +45,7 @@ def selected_attention(
     q: Tensor, k: Tensor, v: Tensor, block_indices: Tensor, layout: BlockLayout, *, scale: float
 ) -> Tensor:
     """o [N, H, D] of each token against the tokens of its selected blocks."""
-    segments = selected_segments(block_indices, layout.selection_offsets, _parts(q, block_indices.shape[2]))
+    segments = selected_segments(block_indices, layout.selection_offsets, selection_parts(q, block_indices.shape[2]))
     return _segments_op(q, k, v, segments, block_indices, scale)[0]
 
 
@@ -73,11 +73,6 @@ def spatial_sparse_attention(
         *(layout.selection_offsets, layout.window_order, layout.window_offsets),
         *(layout.compression_per_selection, topk, scale),
     )[0]
-
-
-def _parts(q: Tensor, topk: int) -> int:
-    num_tokens, heads, head_dim = q.shape
-    return selection_parts(num_tokens, topk, heads, head_dim, q.element_size())
 
 
 def _selection_tensors(layout: BlockLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -307,7 +302,7 @@ def _spatial_sparse_attention(
         block_indices = select.select_blocks(
             *(q, k_cmp, lse_cmp, cu_seqlens, cu_compression, cu_selection, selection_compression, nested, topk, scale)
         )
-        selected = selected_segments(block_indices, selection_offsets, _parts(q, topk))
+        selected = selected_segments(block_indices, selection_offsets, selection_parts(q, topk))
         o = torch.empty_like(q)
         branches = (o_cmp, o_win, gates, o)
         o_slc, lse_slc = _selected_forward(q, k, v, selected, block_indices, scale, branches)
@@ -344,7 +339,7 @@ def _spatial_sparse_attention_fake(
         *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
         q.new_empty(kv_heads, num_tokens, topk, dtype=torch.int32),
         q.new_empty(kv_heads, num_tokens * topk, dtype=torch.int32),
-        q.new_empty(_parts(q, topk), kv_heads, selection_offsets.shape[0], dtype=torch.int32),
+        q.new_empty(selection_parts(q, topk), kv_heads, selection_offsets.shape[0], dtype=torch.int32),
     )
 
 

@@ -47,7 +47,8 @@ def test_opcheck_of_the_whole_operator() -> None:
 def test_opcheck_of_segment_attention() -> None:
     layout, inputs = problem()
     x = inputs.leaves()
-    segments = (layout.window_order[None], layout.window_offsets[None], layout.window_order, layout.window_offsets)
+    lists = (layout.window_order[None], layout.window_offsets[None, None])
+    segments = (*lists, layout.window_order, layout.window_offsets)
     torch.library.opcheck(ops._segment_attention, (x.q, x.k, x.v, *segments, None, 0.25))
 
 

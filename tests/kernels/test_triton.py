@@ -8,7 +8,10 @@ from torch import Tensor
 
 import kernels
 from kernels import BlockLayout, reference
+from kernels import segments as segment_lists
 from kernels.testing import Inputs, compare, compare_ssa, random_layout, selection_errors
+from kernels.triton import configs
+from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter cannot multiply bf16.
@@ -54,6 +57,55 @@ def test_operator_and_gradients_are_within_the_error_budget(case: str, dtype: to
     layout = random_layout(tokens, device=DEVICE, **blocks)
     inputs = Inputs.random(layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, device=DEVICE)
     check(layout, inputs, topk)
+
+
+def small_tiles(*, peeled: bool) -> TunedTable:
+    """Tiles so small that segments of a few dozen keys and queries take several, so that loops turn more than once."""
+    config = TileConfig(32, 16, 4, 2, peeled=peeled)
+    return TunedTable("test", dict.fromkeys(KERNEL_NAMES, ((128, config),)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("peeled", [True, False], ids=["peeled", "masked"])
+@pytest.mark.parametrize(
+    ("tokens", "group"), [([61], (2, 1, 16, 3)), ([50, 0, 7], (3, 1, 24, 2))], ids=["one sample", "odd sizes, batch"]
+)
+def test_segments_of_several_tiles(
+    tokens: list[int], group: tuple[int, int, int, int], peeled: bool, dtype: torch.dtype
+) -> None:
+    heads, kv_heads, head_dim, topk = group
+    layout = random_layout(tokens, device=DEVICE, window=12, window_shift=3)
+    inputs = Inputs.random(layout, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, device=DEVICE)
+    assert layout.compression_coords.shape[0] > 32  # the compressed branch needs more than two tiles of keys
+    with configs.overridden(small_tiles(peeled=peeled)):
+        check(layout, inputs, topk)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores_far_above_those_of_the_first_tile_are_computed_again(dtype: torch.dtype) -> None:
+    # The fixed reference of the softmax is the first tile's largest score; here later keys exceed it by 80 in base 2.
+    layout = random_layout([64], device=DEVICE)
+    x = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=dtype, device=DEVICE)
+    blocks, tokens = x.k_cmp.shape[0], x.k.shape[0]
+    direction = torch.ones(16, dtype=dtype, device=DEVICE)
+    rising = torch.linspace(0, 5, blocks, device=DEVICE, dtype=dtype)[:, None, None]
+    steps = torch.linspace(0, 5, tokens, device=DEVICE, dtype=dtype)[:, None, None]
+    extreme = Inputs(
+        4 * direction + 0.1 * x.q, steps * direction + 0.1 * x.k, x.v, rising * direction, x.v_cmp, x.gates
+    )
+    span = (extreme.q[0, 0].float() @ extreme.k_cmp[:, 0].float().T) * 16**-0.5 * 1.4427
+    assert span.max() - span[:16].max() > 45
+    with configs.overridden(small_tiles(peeled=True)):
+        check(layout, extreme, topk=3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_selected_branch_in_several_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = random_layout([50, 0, 23], device=DEVICE)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=dtype, device=DEVICE)
+    monkeypatch.setattr(segment_lists, "_PART_BYTES", 20 * 2 * 4 * 16 * inputs.q.element_size())  # 20 tokens
+    assert segment_lists.selection_parts(inputs.q, 2) == 4
+    check(layout, inputs, topk=2)
 
 
 def test_the_serial_layout_runs_on_the_same_kernels() -> None:
