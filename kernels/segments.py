@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 # Bytes of partial results alive at once. Parts of this size still give every block enough queries to fill tiles.
-_PART_BYTES = 640 * 2**20
+_PART_BYTES = 320 * 2**20
 
 
 @dataclass(frozen=True, eq=False)

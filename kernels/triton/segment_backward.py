@@ -31,6 +31,8 @@ from kernels.triton.segment_forward import segment_constants
 # share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
 _PROGRAMS = 4096
 _MAX_SPLITS = 64
+# Shares into which the parts of the query lists go: each has gradients of its own to be added up.
+_MOST_PART_SHARES = 8
 
 
 @triton.jit
@@ -154,66 +156,42 @@ def _key_gradients(
     return dk_tile, dv_tile
 
 
-@triton.jit(do_not_specialize=["list_length", "num_segments", "num_keys", "splits"])
-def _segment_dkv_kernel(
-    q,  # [N, H, D]
-    k,  # [K, Hkv, D]
-    v,  # [K, Hkv, D]
-    do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
-    dk,  # fp32 [P * splits, K, Hkv, D]
-    dv,  # fp32 [P * splits, K, Hkv, D]
-    query_slots,  # int32 [C, list_length]
-    query_offsets,  # int32 [P, C, num_segments + 1]
-    key_index,  # int32 [K]
-    tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
-    list_length,
-    num_segments,
-    num_keys,
-    splits,
-    scale,
+@triton.jit
+def _split_of_list(bounds, split, splits, TOKENS: tl.constexpr):
+    """First and last + 1 position of a split, in whole tiles, of the list between two offsets."""
+    first = tl.load(bounds)
+    last = tl.load(bounds + 1)
+    length = tl.cdiv(tl.cdiv(last - first, TOKENS), splits) * TOKENS
+    return first + split * length, tl.minimum(first + (split + 1) * length, last)
+
+
+@triton.jit
+def _add_list(
+    q,
+    do,
+    terms,
+    k_tile,
+    v_tile,
+    dk_tile,
+    dv_tile,
+    query_slots,
+    first,
+    last,
+    kv_head,
+    scale_log2,
+    SLOTS: tl.constexpr,
+    HAS_SLOTS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
-    SLOTS: tl.constexpr,
-    LISTS: tl.constexpr,
-    HAS_SLOTS: tl.constexpr,
-    HAS_KEY_INDEX: tl.constexpr,
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
-    kv_head = tl.program_id(1)
-    share_index = tl.program_id(2)
-    segment, key_first, key_last, _, _ = load_tile(tiles, tl.program_id(0))
-    if segment < 0:
-        return
-    list_index = kv_head if LISTS > 1 else 0
-    k_base, k_offsets, k_mask = key_rows(
-        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
-    )
-    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-
-    # This program's share of the segment's query list: a part of the tokens, and of that a split in whole tiles.
-    part = share_index // splits
-    split = share_index % splits
-    bounds = query_offsets + (part * LISTS + list_index) * (num_segments + 1) + segment
-    list_first = tl.load(bounds)
-    list_last = tl.load(bounds + 1)
+    """Adds the queries at list positions first to last - 1 to a key tile's gradients."""
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
-    share = tl.cdiv(tl.cdiv(list_last - list_first, TOKENS), splits) * TOKENS
-    first = list_first + split * share
-    last = tl.minimum(first + share, list_last)
-    if HAS_SLOTS:
-        query_slots += list_index * list_length
-
-    dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    scale_log2 = scale * LOG2E
     loop_last = last
     if PEELED:
         loop_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
@@ -239,8 +217,82 @@ def _segment_dkv_kernel(
         dk_tile, dv_tile = _key_gradients(
             k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
         )
+    return dk_tile, dv_tile
 
-    k_base += share_index.to(tl.int64) * num_keys * KV_HEADS
+
+@triton.jit(do_not_specialize=["list_length", "num_segments", "num_keys", "parts", "parts_a_share", "splits"])
+def _segment_dkv_kernel(
+    q,  # [N, H, D]
+    k,  # [K, Hkv, D]
+    v,  # [K, Hkv, D]
+    do,  # [N, H, D]
+    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
+    dk,  # fp32 [shares, K, Hkv, D]
+    dv,  # fp32 [shares, K, Hkv, D]
+    query_slots,  # int32 [C, list_length]
+    query_offsets,  # int32 [P, C, num_segments + 1]
+    key_index,  # int32 [K]
+    tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
+    list_length,
+    num_segments,
+    num_keys,
+    parts,
+    parts_a_share,
+    splits,
+    scale,
+    KV_HEADS: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    SLOTS: tl.constexpr,
+    LISTS: tl.constexpr,
+    HAS_SLOTS: tl.constexpr,
+    HAS_KEY_INDEX: tl.constexpr,
+    SEVERAL_PARTS: tl.constexpr,  # whether a share takes more than one
+    PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    kv_head = tl.program_id(1)
+    share = tl.program_id(2)
+    segment, key_first, key_last, _, _ = load_tile(tiles, tl.program_id(0))
+    if segment < 0:
+        return
+    list_index = kv_head if LISTS > 1 else 0
+    k_base, k_offsets, k_mask = key_rows(
+        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+    )
+    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+
+    if HAS_SLOTS:
+        query_slots += list_index * list_length
+    dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    scale_log2 = scale * LOG2E
+    # This program's share of the segment's queries: of its parts of the tokens one split each, in whole tiles.
+    bounds = query_offsets + list_index * (num_segments + 1) + segment
+    first_part = share // splits * parts_a_share
+    split = share % splits
+    if SEVERAL_PARTS:
+        for part in range(first_part, tl.minimum(first_part + parts_a_share, parts)):
+            first, last = _split_of_list(bounds + part * LISTS * (num_segments + 1), split, splits, BLOCK_M // BLOCK_G)
+            dk_tile, dv_tile = _add_list(
+                *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+                *(SLOTS, HAS_SLOTS, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+            )
+    else:  # a loop of one turn would cost registers
+        first, last = _split_of_list(
+            bounds + first_part * LISTS * (num_segments + 1), split, splits, BLOCK_M // BLOCK_G
+        )
+        dk_tile, dv_tile = _add_list(
+            *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+            *(SLOTS, HAS_SLOTS, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+        )
+
+    k_base += share.to(tl.int64) * num_keys * KV_HEADS
     store_rows(dk, k_base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
     store_rows(dv, k_base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
 
@@ -355,14 +407,20 @@ def segment_dkv(
     tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
     num_tiles, length = tiles.shape[1], num_tokens * segments.slots
     parts = segments.parts
-    splits = max(1, min(_PROGRAMS // (num_tiles * kv_heads * parts), triton.cdiv(length, config.block_m), _MAX_SPLITS))
-    dk = torch.empty(parts * splits, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
+    parts_a_share = -(-parts // _MOST_PART_SHARES)
+    part_shares = -(-parts // parts_a_share)
+    splits = max(
+        1, min(_PROGRAMS // (num_tiles * kv_heads * part_shares), triton.cdiv(length, config.block_m), _MAX_SPLITS)
+    )
+    shares = part_shares * splits
+    dk = torch.empty(shares, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
     dv = torch.empty_like(dk)
-    _segment_dkv_kernel[(num_tiles, kv_heads, parts * splits)](
+    _segment_dkv_kernel[(num_tiles, kv_heads, shares)](
         *(q, k, v, do, terms, dk, dv),
         *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
-        *(length, segments.count, num_keys, splits, scale),
+        *(length, segments.count, num_keys, parts, parts_a_share, splits, scale),
         **segment_constants(q, k, segments),
+        SEVERAL_PARTS=parts_a_share > 1,
         **config.launch_arguments(),
     )
-    return (dk[0], dv[0]) if parts * splits == 1 else (dk.sum(0), dv.sum(0))
+    return (dk[0], dv[0]) if shares == 1 else (dk.sum(0), dv.sum(0))

@@ -170,11 +170,12 @@ def _top_blocks_kernel(
             found = tl.max(group_score, 0)
             worst = tl.min(best_score, 0)
 
-    same = best_score[None, :] == best_score[:, None]
-    ahead = (best_score[None, :] > best_score[:, None]) | (same & (best_block[None, :] < best_block[:, None]))
-    place = tl.sum(ahead.to(tl.int32), 1)  # [BLOCK_K]
     out = block_indices + (kv_head.to(tl.int64) * num_tokens + token) * TOPK
-    tl.store(out + place, tl.where(best_score < 0, -1, best_block), mask=place < TOPK)
+    for position in range(TOPK):
+        score = tl.max(best_score, 0)
+        block = tl.min(tl.where(best_score == score, best_block, 2 * _NO_BLOCK - 1), 0)
+        tl.store(out + position, tl.where(score < 0, -1, block))
+        best_score = tl.where(best_block == block, -2.0, best_score)
 
 
 def select_blocks(

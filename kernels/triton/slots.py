@@ -43,7 +43,7 @@ def _merge_slots_kernel(
     row = token * H
 
     largest = tl.full([BLOCK_H], -float("inf"), tl.float32)
-    for slot in tl.static_range(S):
+    for slot in range(S):
         used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
         slot_lse = tl.load(part_lse + (local_token * S + slot) * H + head, mask=used, other=-float("inf"))
         largest = tl.maximum(largest, slot_lse)
@@ -51,7 +51,7 @@ def _merge_slots_kernel(
     reference = tl.where(largest == -float("inf"), 0.0, largest)
     total = tl.zeros([BLOCK_H], tl.float32)
     accumulator = tl.zeros([BLOCK_H, BLOCK_D], tl.float32)
-    for slot in tl.static_range(S):
+    for slot in range(S):
         used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
         slot_row = (local_token * S + slot) * H
         slot_lse = tl.load(part_lse + slot_row + head, mask=used, other=-float("inf"))
@@ -95,7 +95,7 @@ def _sum_slots_kernel(
     head_mask = head < H
     choice = block_indices + ((head // G).to(tl.int64) * num_tokens + token) * S
     accumulator = tl.zeros([BLOCK_H, BLOCK_D], tl.float32)
-    for slot in tl.static_range(S):
+    for slot in range(S):
         used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
         accumulator += load_rows(part, (local_token * S + slot) * H, head, used, True, D, BLOCK_D).to(tl.float32)
     if BRANCHES:

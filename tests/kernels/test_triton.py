@@ -100,11 +100,14 @@ def test_scores_far_above_those_of_the_first_tile_are_computed_again(dtype: torc
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_selected_branch_in_several_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("part_tokens", "parts"), [(20, 4), (7, 11)])
+def test_the_selected_branch_in_several_parts(
+    dtype: torch.dtype, part_tokens: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = random_layout([50, 0, 23], device=DEVICE)
     inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=dtype, device=DEVICE)
-    monkeypatch.setattr(segment_lists, "_PART_BYTES", 20 * 2 * 4 * 16 * inputs.q.element_size())  # 20 tokens
-    assert segment_lists.selection_parts(inputs.q, 2) == 4
+    monkeypatch.setattr(segment_lists, "_PART_BYTES", part_tokens * 2 * 4 * 16 * inputs.q.element_size())
+    assert segment_lists.selection_parts(inputs.q, 2) == parts
     check(layout, inputs, topk=2)
 
 
