@@ -136,7 +136,10 @@ def key_rows(
     return base, offsets, mask
 
 
-@triton.jit(do_not_specialize=["num_tiles", "num_segments", "steps", "tile"])
+@triton.jit(
+    do_not_specialize=["num_tiles", "num_segments", "steps", "tile"],
+    do_not_specialize_on_alignment=["offsets", "other_offsets"],  # rows of larger tensors: any alignment
+)
 def _tile_list_kernel(
     offsets,  # int32 [C, num_segments + 1]
     other_offsets,  # int32 [num_segments + 1]
