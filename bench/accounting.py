@@ -1,6 +1,7 @@
-"""Floating-point operations and least memory traffic of a measurement, from the real layout and the real selection.
+"""Operations, exponentials and least memory traffic of a measurement, from the real layout and the real selection.
 
-A multiplication and an addition count as two operations; exponentials are not counted. Forward attention of n queries
+A multiplication and an addition count as two operations. Exponentials are counted apart: one for each score, in
+backward too, which recomputes the scores once. Forward attention of n queries
 to m keys takes two matrix products, 4 n m D per head; backward recomputes one and adds four: 2.5 times the forward
 count, the convention of FlashAttention. Bytes count every input tensor read once and every output tensor written once:
 what no implementation can go below, not an estimate of what it moves.
@@ -29,9 +30,10 @@ _INDEX_BYTES = 4
 class Cost:
     flops: float
     bytes: float
+    exponentials: float
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.bytes + other.bytes)
+        return Cost(self.flops + other.flops, self.bytes + other.bytes, self.exponentials + other.exponentials)
 
 
 Costs = dict[Pass, Cost]
@@ -78,7 +80,7 @@ def ssa_costs(layout: BlockLayout, block_indices: Tensor, shape: Shape) -> dict[
 
     stages: dict[Stage, Costs] = {
         "cmp": _attention_costs(4 * width * samples, inputs=query + 2 * summary, tokens=tokens, shape=shape),
-        "select": {"fwd": Cost(2 * width * samples, query + summary + lse + chosen)},
+        "select": {"fwd": Cost(2 * width * samples, query + summary + lse + chosen, shape.heads * samples)},
         "slc": _attention_costs(
             4 * width * chosen_tokens(layout, block_indices) / shape.kv_heads,
             inputs=query + 2 * key,
@@ -90,9 +92,16 @@ def ssa_costs(layout: BlockLayout, block_indices: Tensor, shape: Shape) -> dict[
     }
     forward = sum(costs["fwd"].flops for costs in stages.values())
     backward = sum(costs["bwd"].flops for costs in stages.values() if "bwd" in costs)
+    exponentials = sum(costs["fwd"].exponentials for costs in stages.values())
+    backward_exponentials = sum(costs["bwd"].exponentials for costs in stages.values() if "bwd" in costs)
     gates = 3 * tokens * _ITEM_BYTES[shape.dtype]
     stages["total"] = _attention_costs(
-        forward, inputs=query + 2 * key + 2 * summary + gates, tokens=tokens, shape=shape, backward_flops=backward
+        forward,
+        inputs=query + 2 * key + 2 * summary + gates,
+        tokens=tokens,
+        shape=shape,
+        backward_flops=backward,
+        exponentials=(exponentials, backward_exponentials),
     )
     return stages
 
@@ -112,13 +121,21 @@ def _attention_costs(
     shape: Shape,
     index_bytes: int = 0,
     backward_flops: float | None = None,
+    exponentials: tuple[float, float] | None = None,
 ) -> Costs:
-    """Backward reads the inputs, the output and its gradient, and writes a gradient of each differentiable input."""
+    """Backward reads the inputs, the output and its gradient, and writes a gradient of each differentiable input.
+
+    Exponentials are those of forward and backward; by default one for each score, of which forward makes one with every
+    ``4 D`` FLOPs.
+    """
     output = _query_bytes(tokens, shape)
-    forward = Cost(flops, inputs + index_bytes + output)
+    scores = flops / (4 * shape.head_dim)
+    forward_exponentials, backward_exponentials = exponentials or (scores, scores)
+    forward = Cost(flops, inputs + index_bytes + output, forward_exponentials)
     backward = Cost(
         BACKWARD_OVER_FORWARD * flops if backward_flops is None else backward_flops,
         2 * inputs + index_bytes + 2 * output,
+        backward_exponentials,
     )
     return {"fwd": forward, "bwd": backward, "fwd_bwd": forward + backward}
 

@@ -101,6 +101,14 @@ class Correctness(_Frozen):
     selection_errors: int | None = None  # rows whose chosen blocks break the score or tie rule
 
 
+class Ceilings(_Frozen):
+    """What simple programs reach on the machine, by `bench.ceilings`."""
+
+    copy_bytes_per_s: float  # read + written
+    matrix_flops_per_s: float  # in the dtype of the run
+    exp2_per_s: float  # fp32
+
+
 class Summary(_Frozen):
     """Milliseconds."""
 
@@ -131,6 +139,8 @@ class Record(_Frozen):
     flops: float | None = None  # executed, by the formula of bench.accounting
     dense_flops: float | None = None  # of exact dense attention on the same tokens
     bytes: float | None = None  # least device-memory traffic
+    exponentials: float | None = None  # least number, by the formula of bench.accounting
+    ceilings: Ceilings | None = None  # of the machine, probed in the same run
     peak_memory_bytes: int | None = None  # above what the inputs hold
     environment: Environment
 

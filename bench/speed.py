@@ -21,10 +21,11 @@ from torch._functorch import config as functorch_config
 
 from bench import timing
 from bench.accounting import Cost, full_attention_costs, ssa_costs
+from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
 from bench.providers import Problem, Provider, block_indices, default_providers, get_provider, make_problem
-from bench.records import Correctness, Environment, Pass, Record, Shape, Stage, read_records, write_records
+from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, Stage, read_records, write_records
 from bench.workloads import make_tokens
 from kernels.api import HEAD_DIMS, MAX_GROUP
 from kernels.testing import Inputs
@@ -112,7 +113,8 @@ def run_speed(
     device = torch.device(device)
     _validate(plan)
     providers = [get_provider(name) for name in plan.providers]
-    run = _Run(plan, device, capture(device), uuid.uuid4().hex[:12])
+    ceilings = probe(device, getattr(torch, plan.shape.dtype))
+    run = _Run(plan, device, capture(device), ceilings, uuid.uuid4().hex[:12])
     records = read_records(out) if resume and out is not None and out.exists() else []
     sizes = sorted(set(plan.tokens))
     done, total = 0, len(plan.workloads) * len(sizes) * len(providers)
@@ -181,6 +183,7 @@ class _Run:
     plan: Plan
     device: torch.device
     environment: Environment
+    ceilings: Ceilings
     run_id: str
 
     def still_good(self, records: Sequence[Record], provider: Provider, problem: Problem) -> list[Record]:
@@ -278,6 +281,8 @@ class _Run:
             "flops": job.cost.flops,
             "dense_flops": _dense_flops(problem, job.direction),
             "bytes": job.cost.bytes,
+            "exponentials": job.cost.exponentials,
+            "ceilings": self.ceilings,
         }
         try:
             _upstream(problem)  # an input, not part of the peak

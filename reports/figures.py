@@ -22,12 +22,14 @@ from bench.records import Pass, Record, Stage
 from reports import formatting
 from reports.providers import appearance, label
 from reports.published import load_published
+from reports.roofline import CEILINGS, Ceiling, Roofline, roofline
 from reports.study import BRANCHES, DIRECTION_NAMES, Study
 
 INK, FAINT, RULE = "#1b2127", "#5c6670", "#d3d9de"
 _PANEL_INCHES = (4.3, 3.4)
 _RIGHT = 0.665  # of the width: right edge of the axes; the names of the lines stand beyond it
 _BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
+_CEILING_COLORS: dict[Ceiling, str] = {"matrix units": "#2f79b8", "exponentials": "#b36d08", "memory": "#23866a"}
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -94,6 +96,14 @@ def study_figures(study: Study) -> list[FigureGroup]:
             _panels(study, "branches", _draw_branches, ("fwd", "bwd")),
         ),
         FigureGroup(
+            "roofline",
+            "How close to the machine",
+            f"{label(study.subject or '')} and its branches at the most tokens: shares of the rates that a matrix "
+            "product, exponentials alone and a copy reached on the same machine in the same run. At the right the "
+            "milliseconds it took, and those the nearest ceiling allows.",
+            _panels(study, "roofline", _draw_roofline, ("fwd", "bwd")),
+        ),
+        FigureGroup(
             "memory",
             "Peak memory against tokens",
             "Device memory above what the inputs hold.",
@@ -113,7 +123,8 @@ def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] |
             figure = Figure(figsize=_PANEL_INCHES)
             axes = figure.add_subplot()
             if draw(axes, study, direction):
-                axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=24 if kind == "branches" else 8)
+                pad = 24 if kind in ("branches", "roofline") else 8  # their labels lie above the axes
+                axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=pad)
                 panel_id = f"{study.slug}-{kind}-{direction}"
                 alternative = f"{kind} by token count, {DIRECTION_NAMES[direction]}; the numbers are in the tables"
                 panels.append(Panel(panel_id, alternative, _png(figure), _svg(figure, panel_id)))
@@ -217,6 +228,41 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.figure.subplots_adjust(left=0.17, right=0.72, top=0.82, bottom=0.1)
+    return True
+
+
+def _draw_roofline(axes: Axes, study: Study, direction: Pass) -> bool:
+    if study.subject is None:
+        return False
+    rows: list[tuple[str, Roofline]] = []
+    for stage in ("total", *BRANCHES):
+        record = study.find(study.subject, direction, study.tokens[-1], stage)
+        line = roofline(record) if record is not None else None
+        if line is not None:
+            rows.append(("whole" if stage == "total" else stage, line))
+    if not rows:
+        return False
+    for position, (_, line) in enumerate(rows):
+        for index, ceiling in enumerate(CEILINGS):
+            height = position + (index - 1) * 0.26
+            share = line.share(ceiling)
+            axes.barh(height, min(share, 1.0), height=0.22, color=_CEILING_COLORS[ceiling], edgecolor="none")
+            axes.text(min(share, 1.0) + 0.01, height, f"{100 * share:.0f}", va="center", color=INK, fontsize=7.5)
+        beside = f"{formatting.significant(line.milliseconds)} | {formatting.significant(line.floor)}"
+        axes.text(1.1, position, beside, ha="left", va="center", color=INK, fontsize=9)
+    axes.text(1.1, -0.66, "took | floor, ms", ha="left", va="bottom", color=FAINT, fontsize=8.5)
+    for index, ceiling in enumerate(CEILINGS):
+        left = (0.0, 0.36, 0.74)[index]
+        axes.text(left, -0.66, ceiling, ha="left", va="bottom", color=_CEILING_COLORS[ceiling], fontsize=9)
+    axes.set_xlim(0, 1.05)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.figure.subplots_adjust(left=0.13, right=0.76, top=0.82, bottom=0.1)
     return True
 
 

@@ -7,6 +7,7 @@ from reports import formatting
 from reports.markup import EMPTY, Cell, Table
 from reports.providers import label
 from reports.published import load_published
+from reports.roofline import CEILINGS, roofline
 from reports.study import BRANCHES, DIRECTION_NAMES, DIRECTIONS, Study, baseline_label, oracles, worst_error_ratio
 
 _STATUS: dict[Status, str] = {
@@ -27,6 +28,7 @@ def study_tables(study: Study) -> list[Table]:
         published_table(study),
         fastest_table(study),
         branch_table(study),
+        roofline_table(study),
         scaling_table(study),
         *(memory_table(study, direction) for direction in study.directions),
         correctness_table(study),
@@ -191,6 +193,40 @@ def branch_table(study: Study) -> Table:
         caption=(
             "Median milliseconds by token count, each branch timed alone. The rates are executed FLOPs and least "
             "device-memory traffic over the time at the most tokens."
+        ),
+    )
+
+
+def roofline_table(study: Study) -> Table:
+    """Whole operators and branches against the ceilings of their machine, at the most tokens each was timed at."""
+    rows = []
+    for provider in study.providers:
+        for direction in study.directions:
+            for stage in ("total", *BRANCHES):
+                found = (study.find(provider, direction, tokens, stage) for tokens in reversed(study.tokens))
+                record = next((record for record in found if record is not None and record.summary is not None), None)
+                line = roofline(record) if record is not None else None
+                if record is None or line is None:
+                    continue
+                name = label(provider) if stage == "total" else f"{label(provider)}: {stage}"
+                rows.append(
+                    [
+                        Cell(name, DIRECTION_NAMES[direction]),
+                        Cell(formatting.tokens(record.workload.tokens)),
+                        Cell(formatting.significant(line.milliseconds)),
+                        Cell(formatting.significant(line.floor), line.limit),
+                        *(Cell(f"{100 * line.share(ceiling):.0f} %") for ceiling in CEILINGS),
+                    ]
+                )
+    return Table(
+        id="roofline",
+        title="Against the machine",
+        header=["Work", "Tokens", "ms", "Floor ms", *(ceiling.capitalize() for ceiling in CEILINGS)],
+        rows=rows,
+        caption=(
+            "Share of each ceiling's rate, and the least time the nearest ceiling allows. Ceilings were probed in the "
+            "same run: a copy, a square matrix product, exponentials alone. Work is counted once: recomputation, "
+            "index traffic and partial results count as time lost."
         ),
     )
 
