@@ -262,7 +262,7 @@ def _draw_roofline(axes: Axes, study: Study, direction: Pass) -> bool:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.figure.subplots_adjust(left=0.13, right=0.76, top=0.82, bottom=0.1)
+    axes.figure.subplots_adjust(left=0.13, right=0.7, top=0.82, bottom=0.1)
     return True
 
 

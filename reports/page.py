@@ -67,6 +67,7 @@ _ORDER = [
     "time-",
     "speedup",
     "branches",
+    "roofline",
     "scaling",
     "memory",
     "memory-",

@@ -91,6 +91,24 @@ def test_the_total_is_the_sum_of_the_branches_and_the_selection_has_no_backward(
         assert costs[stage]["fwd_bwd"].bytes == fwd.bytes + bwd.bytes
 
 
+def test_every_score_takes_one_exponential_in_each_pass() -> None:
+    layout, shape = make_layout(30, seed=2), make_shape()
+    selection = random_selection(layout, 2)
+    costs = ssa_costs(layout, selection, shape)
+    n, m = layout.cu_seqlens.diff().tolist(), layout.cu_compression.diff().tolist()
+    compressed = 4 * sum(tokens * blocks for tokens, blocks in zip(n, m, strict=True))
+    selected = 4 / 2 * chosen_tokens(layout, selection)  # two query heads for each of the two kv heads
+    window = 4 * sum(size**2 for size in layout.window_offsets.diff().tolist())
+
+    assert costs["cmp"]["fwd"].exponentials == costs["cmp"]["bwd"].exponentials == compressed
+    assert costs["select"]["fwd"].exponentials == compressed
+    assert costs["slc"]["bwd"].exponentials == selected
+    assert costs["win"]["fwd"].exponentials == window
+    assert costs["total"]["fwd"].exponentials == 2 * compressed + selected + window
+    assert costs["total"]["bwd"].exponentials == compressed + selected + window
+    assert costs["total"]["fwd_bwd"].exponentials == 3 * compressed + 2 * (selected + window)
+
+
 @pytest.mark.parametrize(("dtype", "item"), [("bfloat16", 2), ("float16", 2), ("float32", 4)])
 def test_bytes_are_the_sizes_of_the_tensors_read_and_written(dtype: DType, item: int) -> None:
     layout, shape = make_layout(30, seed=1), make_shape(dtype=dtype)

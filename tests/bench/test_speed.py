@@ -15,7 +15,7 @@ from bench import speed, timing
 from bench.accounting import full_attention_costs
 from bench.environment import capture
 from bench.providers import Problem, Provider, get_provider
-from bench.records import Correctness, Record, Shape, TensorError, read_records
+from bench.records import Ceilings, Correctness, Record, Shape, TensorError, read_records
 from bench.speed import Growth, Plan, paper_plan, run_speed
 from kernels.testing import Inputs
 
@@ -46,6 +46,21 @@ def mean_of_values(problem: Problem, x: Inputs) -> Tensor:
     """[N, H, D]: depends on q, k and v, and costs nothing."""
     heads = x.q.shape[1] // x.v.shape[1]
     return 0.0 * x.q + (x.k + x.v).mean(0, keepdim=True).repeat_interleave(heads, dim=1)
+
+
+@pytest.fixture(autouse=True)
+def ceilings(monkeypatch: pytest.MonkeyPatch) -> Ceilings:
+    """Known at once: probing them takes a second."""
+    known = Ceilings(copy_bytes_per_s=1e10, matrix_flops_per_s=1e11, exp2_per_s=1e9)
+    monkeypatch.setattr(speed, "probe", lambda device, dtype: known)
+    return known
+
+
+def test_every_time_carries_the_ceilings_of_its_run(register: Register, ceilings: Ceilings) -> None:
+    register()
+    records = run_speed(make_plan(), device="cpu")
+    assert records
+    assert all(record.ceilings == ceilings and record.exponentials for record in records)
 
 
 @pytest.fixture

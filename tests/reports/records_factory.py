@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.records import Correctness, Environment, Record, Shape, Summary, TensorError, Workload
+from bench.records import Ceilings, Correctness, Environment, Record, Shape, Summary, TensorError, Workload
 
 GPU = Environment(
     device="NVIDIA H200",
@@ -57,6 +57,7 @@ SHAPE = Shape(
     window_shift=4,
     topk=8,
 )
+CEILINGS = Ceilings(copy_bytes_per_s=4e12, matrix_flops_per_s=8e14, exp2_per_s=4e12)
 SWEEP = (8192, 16384, 32768, 65536, 131072)
 # Forward milliseconds = a * tokens ** b; backward takes 2.5 times, both together 3.5 times.
 LAWS = {
@@ -110,6 +111,8 @@ def timed(provider: str, tokens: int, direction: str, ms: float, stage: str = "t
         "summary": Summary(p20=0.97 * ms, p50=ms, p80=1.05 * ms, count=3),
         "flops": 1e6 * tokens,
         "bytes": 1e4 * tokens,
+        "exponentials": 1e4 * tokens,
+        "ceilings": CEILINGS,
         "peak_memory_bytes": 4096 * tokens,
         "environment": GPU,
     }

@@ -46,7 +46,8 @@ def test_a_report_has_all_its_files(report: Path) -> None:
     assert {entry.name for entry in report.iterdir()} == {"index.html", "report.md", "results.csv", "tables", "figures"}
     kinds = ("time", "speedup", "memory")
     figures = {f"1-gyroid-bfloat16-{kind}-{direction}.png" for kind in kinds for direction in ("fwd", "bwd", "fwd_bwd")}
-    figures |= {f"1-gyroid-bfloat16-branches-{direction}.png" for direction in ("fwd", "bwd")}
+    kinds = ("branches", "roofline")
+    figures |= {f"1-gyroid-bfloat16-{kind}-{direction}.png" for kind in kinds for direction in ("fwd", "bwd")}
     assert {entry.name for entry in (report / "figures").iterdir()} == figures
     assert all(entry.read_bytes().startswith(b"\x89PNG") for entry in (report / "figures").iterdir())
 
