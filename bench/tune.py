@@ -86,8 +86,13 @@ def tune(
         kernel: list(dict.fromkeys([base.config(kernel, problem.shape.head_dim), *tried(kernel)])) for kernel in kernels
     }
     done, total = 0, sum(len(plan) for plan in plans.values())
-    with overridden(base):
-        calls = _calls(problem)
+    if bool((problem.layout.cu_selection.diff() < problem.topk).any()):
+        raise ValueError(f"the tokens must lie in at least topk={problem.topk} selection blocks to tune on")
+    try:
+        with overridden(base):
+            calls = _calls(problem)
+    except Exception as error:  # whatever the compiler raises
+        raise RuntimeError(f"the present tile sizes do not run: {error}") from error
     table = dataclasses.replace(base, origin=origin)
     for kernel, plan in plans.items():
         expected: list[Tensor] = []
@@ -163,8 +168,6 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
         return [chosen]
 
     chosen = select()[0]
-    if bool((chosen < 0).any()):
-        raise ValueError(f"the tokens must lie in at least topk={problem.topk} selection blocks to tune on")
     selected = selected_segments(chosen, layout.selection_offsets, selection_parts(x.q, problem.topk))
     gathered = [(selected, x.k, x.v), (window, x.k, x.v)]
     summaries = [(compressed, x.k_cmp, x.v_cmp)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -76,8 +77,8 @@ def test_a_candidate_that_computes_something_else_is_never_kept(
 ) -> None:
     forward = tuning.segment_forward
 
-    def wrong_with_small_tiles(*args: object) -> tuple[Tensor, Tensor]:
-        o, lse = forward(*args)  # type: ignore[arg-type]  # passed through
+    def wrong_with_small_tiles(*args: Any) -> tuple[Tensor, Tensor]:
+        o, lse = forward(*args)
         config = configs.tile_config("compressed_forward", 16, torch.float16, o.device)
         return (o * 1.5 if config == SMALL else o), lse
 
@@ -113,8 +114,14 @@ def test_a_candidate_that_does_not_run_is_reported_and_passed_over(problem: Prob
 def test_the_present_choice_must_run(problem: Problem) -> None:
     base = configs.shipped_table("sm90")
     broken = dataclasses.replace(base, kernels={**base.kernels, "block_scores": ((128, TileConfig(48, 32, 4, 1)),)})
-    with pytest.raises(Exception, match=r"."):  # Triton's own, in its own words
+    with pytest.raises(RuntimeError, match="the present tile sizes do not run"):
         list(tuning.tune(problem, broken, "here", kernels=["block_scores"], tried=lambda _: [], measure=lambda _: 1.0))
+
+
+def test_a_selection_that_cannot_be_filled_is_refused(problem: Problem) -> None:
+    few = make_problem(make_tokens("sphere", 100, 5), problem.shape, device=DEVICE, seed=0)  # one block, topk 2
+    with pytest.raises(ValueError, match="at least topk=2 selection blocks"):
+        list(tuning.tune(few, configs.shipped_table("sm90"), "here", measure=lambda _: 1.0))
 
 
 def test_every_kernel_has_candidates_that_hold_the_largest_group() -> None:
