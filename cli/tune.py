@@ -46,10 +46,6 @@ def tune(
     ssabench tune --kernel 'gathered_*'
     """
     import torch
-
-    where = torch.device(resolve_device(device))
-    if where.type != "cuda":
-        raise ValueError("tune needs a CUDA device: on a CPU the kernels only run in Triton's interpreter")
     import triton
 
     from bench.providers import make_problem
@@ -62,6 +58,9 @@ def tune(
     if not count:
         raise ValueError(f"--tokens takes one count, got {tokens!r}")
     chosen = match_kernels(kernel) if kernel else list(KERNEL_NAMES)
+    where = torch.device(resolve_device(device))
+    if where.type != "cuda":
+        raise ValueError("tune needs a CUDA device: on a CPU the kernels only run in Triton's interpreter")
     shape = paper_plan(where).shape.model_copy(update={"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim})
     validate_shape(shape)
     name = torch.cuda.get_device_name(where)

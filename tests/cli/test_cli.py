@@ -15,9 +15,12 @@ import bench.check
 import bench.speed
 from bench.environment import capture
 from bench.records import Correctness, TensorError, read_records
+from bench.tune import Trial
 from cli.app import app, require_own_kernels
 from cli.info import _gpu_line
 from cli.options import parse_tokens, resolve_device
+from cli.tune import _summary, match_kernels
+from kernels.triton.configs import TileConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--tokens", "64", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--device", "cpu"]
@@ -40,7 +43,7 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["info"], ["check"], ["speed"], ["reproduce"], ["reproduce", "speed"], ["report"]]
+    "command", [[], ["info"], ["check"], ["speed"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]]
 )
 def test_help_describes_every_command(command: list[str]) -> None:
     result = run(app, [*command, "--help"])
@@ -48,7 +51,7 @@ def test_help_describes_every_command(command: list[str]) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["speed"], ["check"], ["report"], ["reproduce", "speed"]])
+@pytest.mark.parametrize("command", [[], ["speed"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]])
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert f"ssabench {' '.join(command)}" in run(app, [*command, "--help"]).stdout
 
@@ -286,3 +289,33 @@ class TestAsAProcess:
         done = self.run("info", folder=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith("error: `import kernels` must find ssabench's own package")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cpu"], "needs a CUDA device"),
+        (["--kernel", "nothing*"], "matches none of compressed_forward"),
+        (["--tokens", "8K,16K"], "one count"),
+        (["--tokens", "many"], "--tokens takes counts"),
+    ],
+)
+def test_tune_refuses_what_it_cannot_do_in_one_line(arguments: list[str], message: str) -> None:
+    result = run(app, ["tune", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_kernels_to_tune_keep_their_order() -> None:
+    assert match_kernels(["*_dq", "gathered_*"]) == [
+        *("compressed_dq", "gathered_forward", "gathered_dq", "gathered_dkv"),
+    ]
+
+
+def test_the_summary_of_tuning_shows_what_was_had_and_what_is_faster() -> None:
+    before, after = TileConfig(64, 64, 4, 3), TileConfig(128, 64, 8, 2)
+    trials = [Trial("block_scores", before, 2.0), Trial("block_scores", after, 1.5), Trial("block_scores", after, None)]
+    table = _summary(trials)
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells == ["block_scores", "64 x 64, 4, 3", "2.00", "128 x 64, 8, 2", "1.50", "2", "1"]
