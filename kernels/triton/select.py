@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, query_rows, tile_list
+from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, tile_list
 
 # Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
 _SCORE_WORKSPACE = 512 * 2**20
@@ -36,10 +36,11 @@ def _store_probabilities(
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Keys are the rows of the product, so that the sum over the group runs along the registers of a thread.
     logits = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
     p = tl.exp2(logits * scale_log2 - row_lse[None, :])
-    by_token = tl.sum(tl.reshape(p, [BLOCK_N, TOKENS, BLOCK_G]), 2)  # [BLOCK_N, TOKENS]
+    PAIR: tl.constexpr = 2 if BLOCK_G > 1 else 1
+    p = tl.reshape(p, [BLOCK_N, BLOCK_G // PAIR, TOKENS, PAIR])
+    by_token = tl.sum(tl.sum(p, 3), 1)  # [BLOCK_N, TOKENS]
     offsets = tl.arange(0, TOKENS)[None, :] * num_cmp + tl.arange(0, BLOCK_N)[:, None]
     tl.store(scores + offsets, by_token, mask=mask)
 
@@ -71,7 +72,15 @@ def _block_scores_kernel(
     if sample < 0:
         return
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
-    base, offsets, mask = query_rows(first, last, kv_head, None, True, 1, False, KV_HEADS, G, BLOCK_G, BLOCK_M)
+    # The sum over the group should run along the registers of a thread. Keys are the rows of the product, and of each
+    # row a thread holds two neighbours of every eight: so a token's heads come in pairs, the tokens' pairs in turn.
+    PAIR: tl.constexpr = 2 if BLOCK_G > 1 else 1
+    row = tl.arange(0, BLOCK_M)
+    position = row // PAIR % TOKENS
+    head = row // (PAIR * TOKENS) * PAIR + row % PAIR
+    base = tl.cast(first, tl.int64) * (KV_HEADS * G) + kv_head * G
+    offsets = position * (KV_HEADS * G) + head
+    mask = (head < G) & (first + position < last)
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf")) * LOG2E
     scale_log2 = scale * LOG2E
