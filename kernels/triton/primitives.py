@@ -21,7 +21,7 @@ TILE_FIELDS = tl.constexpr(5)
 def load_rows(pointer, base, offsets, mask, MASKED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """[R, BLOCK_D]: rows base + offsets of a row-major matrix with D columns; zero where masked or past D.
 
-    `mask` [R] is ignored unless MASKED. base is 64-bit; offsets are 32-bit unless rows are gathered.
+    `mask` [R] is ignored unless MASKED. base is 64-bit; offsets are 32-bit unless gathered rows need more.
     """
     d = tl.arange(0, BLOCK_D)
     pointers = pointer + base * D + (offsets[:, None] * D + d[None, :])
@@ -64,6 +64,14 @@ def load_terms(terms, base, offsets, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _widened(rows, WIDE: tl.constexpr):
+    """Row numbers as wide as their elements' addresses need: 64-bit arithmetic takes twice the instructions."""
+    if WIDE:
+        rows = rows.to(tl.int64)
+    return rows
+
+
+@triton.jit
 def query_rows(
     first,
     last,
@@ -72,6 +80,7 @@ def query_rows(
     MASKED: tl.constexpr,  # whether the tile may reach past `last`
     SLOTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
+    WIDE: tl.constexpr,  # whether gathered rows need 64-bit offsets
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -91,7 +100,7 @@ def query_rows(
         else:
             slot = tl.load(slots + first + position)
         base = (kv_head * G).to(tl.int64)
-        offsets = (slot // SLOTS).to(tl.int64) * HEADS + head
+        offsets = _widened(slot // SLOTS, WIDE) * HEADS + head
     else:
         base = tl.cast(first, tl.int64) * HEADS + kv_head * G
         offsets = position * HEADS + head
@@ -99,14 +108,23 @@ def query_rows(
 
 
 @triton.jit
-def slot_rows(slots, first, first_slot, mask, HEADS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
+def slot_rows(
+    slots,
+    first,
+    first_slot,
+    mask,
+    WIDE: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
     """The offsets of `query_rows` in an array by slot [slots, H] that begins at `first_slot`.
 
     Reads the list again, so that the slots need no registers in the loop between.
     """
     row = tl.arange(0, BLOCK_M)
     slot = tl.load(slots + first + row // BLOCK_G, mask=mask, other=0) - first_slot
-    return slot.to(tl.int64) * HEADS + row % BLOCK_G
+    return _widened(slot, WIDE) * HEADS + row % BLOCK_G
 
 
 @triton.jit
@@ -117,6 +135,7 @@ def key_rows(
     rows,  # int32 pointer to the key rows, or None
     MASKED: tl.constexpr,
     HAS_ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -129,7 +148,7 @@ def key_rows(
         else:
             row = tl.load(rows + first + position)
         base = kv_head.to(tl.int64)
-        offsets = row.to(tl.int64) * KV_HEADS
+        offsets = _widened(row, WIDE) * KV_HEADS
     else:
         base = tl.cast(first, tl.int64) * KV_HEADS + kv_head
         offsets = position * KV_HEADS

@@ -80,6 +80,7 @@ def _segment_dq_kernel(
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -102,12 +103,12 @@ def _segment_dq_kernel(
         # a memory latency more.
         loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
         k_base, k_offsets, k_mask = key_rows(
-            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
         )
         k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
         v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
-        first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+        first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
@@ -121,7 +122,7 @@ def _segment_dq_kernel(
     MASKED: tl.constexpr = not PEELED
     for start in range(loop_first, key_last, BLOCK_N):
         k_base, k_offsets, k_mask = key_rows(
-            start, key_last, kv_head, key_index, MASKED, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            start, key_last, kv_head, key_index, MASKED, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
         )
         k_tile = load_rows(k, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
         v_tile = load_rows(v, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
@@ -130,7 +131,7 @@ def _segment_dq_kernel(
         )
 
     if HAS_SLOTS:
-        offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
+        offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
     store_rows(dq, base, offsets, accumulator * scale, mask, D, BLOCK_D)
 
 
@@ -181,6 +182,7 @@ def _add_list(
     scale_log2,
     SLOTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
+    WIDE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
@@ -199,7 +201,7 @@ def _add_list(
     MASKED: tl.constexpr = PAST_LAST or BLOCK_G != G  # rows past G are no queries
     for start in range(first, loop_last, TOKENS):
         base, offsets, mask = query_rows(
-            start, last, kv_head, query_slots, PAST_LAST, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+            start, last, kv_head, query_slots, PAST_LAST, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
         )
         q_tile = load_rows(q, base, offsets, mask, MASKED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
         do_tile = load_rows(do, base, offsets, mask, MASKED, D, BLOCK_D)
@@ -209,7 +211,7 @@ def _add_list(
         )
     if PEELED and loop_last < last:
         base, offsets, mask = query_rows(
-            loop_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+            loop_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
         )
         q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
         do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
@@ -247,6 +249,7 @@ def _segment_dkv_kernel(
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
     SEVERAL_PARTS: tl.constexpr,  # whether a share takes more than one
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
@@ -262,7 +265,7 @@ def _segment_dkv_kernel(
         return
     list_index = kv_head if LISTS > 1 else 0
     k_base, k_offsets, k_mask = key_rows(
-        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
     )
     k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
     v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
@@ -281,7 +284,7 @@ def _segment_dkv_kernel(
             first, last = _split_of_list(bounds + part * LISTS * (num_segments + 1), split, splits, BLOCK_M // BLOCK_G)
             dk_tile, dv_tile = _add_list(
                 *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
-                *(SLOTS, HAS_SLOTS, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+                *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
             )
     else:  # a loop of one turn would cost registers
         first, last = _split_of_list(
@@ -289,7 +292,7 @@ def _segment_dkv_kernel(
         )
         dk_tile, dv_tile = _add_list(
             *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
-            *(SLOTS, HAS_SLOTS, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+            *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
         )
 
     k_base += share.to(tl.int64) * num_keys * KV_HEADS

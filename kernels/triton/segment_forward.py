@@ -27,15 +27,32 @@ from kernels.triton.primitives import (
     tile_list,
 )
 
-# Below every score; finite, so that a scale of zero gives zero and not NaN.
+# Below every score; finite, so that differences are never NaN.
 _LOWEST = tl.constexpr(-1e38)
 
 
 @triton.jit
-def _attend(
+def _attend_first(
     q_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
+    scale_log2,
+    key_mask,  # [BLOCK_N], true for at least one key
+    PRECISION: tl.constexpr,
+):
+    """reference, total fp32 [BLOCK_M] and accumulator fp32 [BLOCK_M, BLOCK_D] of the first tile of keys."""
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
+    scores = tl.where(key_mask[None, :], scores, _LOWEST)
+    reference = tl.max(scores, 1)
+    p = tl.exp2(scores - reference[:, None])
+    return reference, tl.sum(p, 1), tl.dot(p.to(v_tile.dtype), v_tile, input_precision=PRECISION)
+
+
+@triton.jit
+def _attend(
+    q_tile,
+    k_tile,
+    v_tile,
     reference,  # fp32 [BLOCK_M], in base 2
     total,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
@@ -54,20 +71,19 @@ def _attend_running(
     q_tile,
     k_tile,
     v_tile,
-    largest,  # fp32 [BLOCK_M], of the scores before the scale
+    largest,  # fp32 [BLOCK_M], in base 2
     total,
     accumulator,
-    scale_log2,  # not negative
-    key_mask,  # [BLOCK_N]
+    scale_log2,
+    key_mask,
     PRECISION: tl.constexpr,
 ):
     """Adds a tile of keys to a softmax with a running maximum, to begin with `_LOWEST`, 0 and 0."""
-    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
     scores = tl.where(key_mask[None, :], scores, _LOWEST)
     new_largest = tl.maximum(largest, tl.max(scores, 1))
-    correction = tl.exp2((largest - new_largest) * scale_log2)
-    p = tl.exp2(scores * scale_log2 - (new_largest * scale_log2)[:, None])
-    p = tl.where(key_mask[None, :], p, 0.0)
+    correction = tl.exp2(largest - new_largest)
+    p = tl.exp2(scores - new_largest[:, None])
     accumulator = accumulator * correction[:, None]
     accumulator = tl.dot(p.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION)
     return new_largest, total * correction + tl.sum(p, 1), accumulator
@@ -94,6 +110,7 @@ def _segment_forward_kernel(
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -115,27 +132,23 @@ def _segment_forward_kernel(
         # a memory latency more.
         loop_first = key_first + (key_last - key_first - 1) % BLOCK_N + 1
         k_base, k_offsets, key_mask = key_rows(
-            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+            key_first, loop_first, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
         )
         k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
         v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
     base, offsets, mask = query_rows(
-        first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, KV_HEADS, G, BLOCK_G, BLOCK_M
+        first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
 
-    largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+    reference = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    reference = tl.zeros([BLOCK_M], tl.float32)
     if PEELED:
-        largest, total, accumulator = _attend_running(
-            q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
-        )
-        reference = largest * scale_log2
+        reference, total, accumulator = _attend_first(q_tile, k_tile, v_tile, scale_log2, key_mask, PRECISION)
         for start in range(loop_first, key_last, BLOCK_N):
             k_base, k_offsets, key_mask = key_rows(
-                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+                start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
             )
             k_tile = load_rows(k, k_base, k_offsets, key_mask, False, D, BLOCK_D)
             v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
@@ -144,23 +157,22 @@ def _segment_forward_kernel(
     # The first tile's largest score gives total >= 1, so nothing was lost below; p must fit its type above.
     LIMIT: tl.constexpr = 2.0**15 if q.dtype.element_ty == tl.float16 else 2.0**40
     if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
-        largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+        reference = tl.full([BLOCK_M], _LOWEST, tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         for start in tl.range(key_first, key_last, BLOCK_N, num_stages=1):  # rare: no registers for a pipeline
             k_base, k_offsets, key_mask = key_rows(
-                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, KV_HEADS, BLOCK_N
+                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
             )
             k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)
             v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
-            largest, total, accumulator = _attend_running(
-                q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
+            reference, total, accumulator = _attend_running(
+                q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, key_mask, PRECISION
             )
-        reference = largest * scale_log2
 
     if HAS_SLOTS:
-        offsets = slot_rows(query_slots, first, first_slot, mask, KV_HEADS * G, BLOCK_G, BLOCK_M)
-    store_rows(o, base, offsets, accumulator / total[:, None], mask, D, BLOCK_D)
+        offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
+    store_rows(o, base, offsets, accumulator * (1.0 / total)[:, None], mask, D, BLOCK_D)
     tl.store(lse + base + offsets, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
@@ -184,8 +196,6 @@ def segment_forward(
     lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
     if last == first:
         return o, lse
-    if scale < 0:  # the kernel takes the maximum before the scale
-        q, scale = -q, -scale
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
     _segment_forward_kernel[(tiles.shape[1], kv_heads)](
@@ -209,6 +219,8 @@ def segment_constants(q: Tensor, k: Tensor, segments: Segments) -> dict[str, int
         "LISTS": segments.query_offsets.shape[1],
         "HAS_SLOTS": segments.query_slots is not None,
         "HAS_KEY_INDEX": segments.key_index is not None,
+        # Partial results by slot are smaller: `kernels.segments` bounds their bytes.
+        "WIDE": q.numel() >= 2**31,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
         "BLOCK_G": padded(heads // kv_heads),
         "BLOCK_D": padded(head_dim),

@@ -89,13 +89,13 @@ def _block_scores_kernel(
     # Rows past the sample's last token are written too: nobody reads them.
     scores += (kv_head.to(tl.int64) * chunk_rows + local_tile * TOKENS) * num_cmp
     for start in range(key_first, full_last, BLOCK_N):
-        k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, KV_HEADS, BLOCK_N)
+        k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, False, KV_HEADS, BLOCK_N)
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
         _store_probabilities(
             q_tile, k_tile, row_lse, scores + start, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
         )
     if full_last < key_last:
-        k_base, k_offsets, key_mask = key_rows(full_last, key_last, kv_head, None, True, False, KV_HEADS, BLOCK_N)
+        k_base, k_offsets, key_mask = key_rows(full_last, key_last, kv_head, None, True, False, False, KV_HEADS, BLOCK_N)
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
         scores += full_last
