@@ -50,7 +50,7 @@ _DEFINITIONS = [
     (
         "Captured",
         "The inputs are what one layer of a trained model fed to the operator on those tokens. Otherwise they are "
-        "standard normal, and blocks are chosen without regard to distance.",
+        "standard normal, and the fullest blocks are chosen most, near or far.",
     ),
     (
         "Branches",
