@@ -51,10 +51,10 @@ def capture(
 ) -> None:
     """Train a small model on a mesh's voxels and keep what one of its layers feeds to sparse attention.
 
-    Random inputs choose blocks by how full they are; a trained model has reasons of its own, and the kernels' work is as
-    uneven as the choice. Four layers learn rectified flow of the mesh's surface; the file holds the operands of the
-    third. What its selection looks like is printed beside that of random inputs. The file's format, for a model of your
-    own, is in bench/captured.py.
+    Random inputs choose blocks by how full they are; a trained model has reasons of its own, and the kernels' work is
+    as uneven as the choice. Four layers learn rectified flow of the mesh's surface; the file holds the operands of the
+    third. What its selection looks like is printed beside that of random inputs. The file's format, for a model of
+    your own, is in bench/captured.py.
 
     \b
     ssabench capture --workload mesh:deer --tokens 128K --out deer.safetensors
