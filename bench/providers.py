@@ -18,6 +18,7 @@ from torch import Tensor
 
 import kernels
 from bench.accounting import Costs, full_attention_costs, ssa_costs
+from bench.captured import Captured
 from bench.records import Shape, Stage, Workload
 from kernels.baselines import dense, nsa, packed
 from kernels.layout import BlockLayout
@@ -37,7 +38,7 @@ _SSA_INPUTS = ("q", "k", "v", "k_cmp", "v_cmp", "gates")
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One attention problem: tokens, shape and random inputs on one device."""
+    """One attention problem: tokens, shape and inputs on one device."""
 
     workload: Workload
     shape: Shape
@@ -104,8 +105,14 @@ class Provider:
     selection_impl: str | None = None
 
 
-def make_problem(tokens: Tokens, shape: Shape, *, device: torch.device | str, seed: int) -> Problem:
-    """Sort the tokens into blocks and draw inputs; the same numbers on every machine for one seed."""
+def make_problem(source: Tokens | Captured, shape: Shape, *, device: torch.device | str, seed: int) -> Problem:
+    """Sort the tokens into blocks; take captured inputs, or draw them: the same numbers on every machine for one seed.
+
+    Raises:
+        ValueError: what `BlockLayout.from_coords` or `Captured.inputs` raises.
+    """
+    captured = source if isinstance(source, Captured) else None
+    tokens = source.tokens if isinstance(source, Captured) else source
     layout = BlockLayout.from_coords(
         tokens.coords,
         resolution=tokens.resolution,
@@ -116,13 +123,18 @@ def make_problem(tokens: Tokens, shape: Shape, *, device: torch.device | str, se
     ).to(device)
     workload = Workload(
         name=tokens.name,
+        inputs="random" if captured is None else f"captured:{captured.digest}",
         tokens=layout.num_tokens,
         resolution=tokens.resolution,
         seed=seed,
         selection_blocks=layout.selection_coords.shape[0],
         compression_blocks=layout.compression_coords.shape[0],
     )
-    return Problem(workload, shape, layout, _random_inputs(layout, shape, seed))
+    if captured is None:
+        inputs = _random_inputs(layout, shape, seed)
+    else:
+        inputs = captured.inputs(layout, getattr(torch, shape.dtype))
+    return Problem(workload, shape, layout, inputs)
 
 
 def provider_names() -> list[str]:
@@ -238,14 +250,27 @@ def _sparse_implementation(family: Literal["ssa", "nsa"], impl: str, problem: Pr
 
 
 def _serial_problem(problem: Problem) -> Problem:
-    """The same tokens in raster order on 1-D blocks, with summaries drawn for those blocks."""
+    """The same tokens in raster order on 1-D blocks, with summaries for those blocks: drawn, or means if captured."""
 
     def build() -> Problem:
-        layout, _ = nsa.serialise(problem.layout, order="raster")
-        inputs = _random_inputs(layout, problem.shape, problem.workload.seed)
+        layout, permutation = nsa.serialise(problem.layout, order="raster")
+        if problem.workload.captured is None:
+            inputs = _random_inputs(layout, problem.shape, problem.workload.seed)
+        else:
+            inputs = _serial_inputs(problem.inputs, layout, permutation)
         return Problem(problem.workload, problem.shape, layout, inputs)
 
     return problem.once("serial", build)
+
+
+def _serial_inputs(x: Inputs, layout: BlockLayout, permutation: Tensor) -> Inputs:
+    """Captured inputs in serial order."""
+    q, k, v, gates = (tensor[permutation] for tensor in (x.q, x.k, x.v, x.gates))
+    # The captured summaries are of cubes, and no model was trained on the serial blocks: the plain mean of a block's
+    # keys and values stands in for a learned one.
+    offsets = layout.compression_offsets.long()
+    k_cmp, v_cmp = (torch.segment_reduce(y.float(), "mean", offsets=offsets, axis=0).to(y.dtype) for y in (k, v))
+    return Inputs(q, k, v, k_cmp, v_cmp, gates)
 
 
 def _sparse_costs(impl: str, problem: Problem) -> Costs:

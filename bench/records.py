@@ -59,13 +59,25 @@ class Environment(_Frozen):
 class Workload(_Frozen):
     """What the tokens are."""
 
-    name: str  # "gyroid", "sphere", "mesh:<asset>" or "mesh:<file stem>"
+    name: str  # "gyroid", "sphere", "mesh:<asset>" or "mesh:<file stem>"; of captured inputs what their file says
+    inputs: str = "random"  # or "captured:<digest>" of the file (bench.captured)
     tokens: int
     resolution: int  # latent grid
     batch_size: int = 1
     seed: int
     selection_blocks: int  # occupied
     compression_blocks: int  # occupied
+
+    @property
+    def captured(self) -> str | None:
+        """Digest of the captured inputs; None for random ones."""
+        kind, _, digest = self.inputs.partition(":")
+        return digest if kind == "captured" else None
+
+    @property
+    def label(self) -> str:
+        """What the workload is called in tables and figures."""
+        return self.name if self.captured is None else f"{self.name}, captured"
 
 
 class Shape(_Frozen):

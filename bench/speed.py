@@ -1,4 +1,4 @@
-"""The speed sweep: workloads x token counts x providers, each checked, then timed.
+"""The speed sweep: workloads x token counts x providers, and captured inputs x providers; each checked, then timed.
 
 What is timed: `fwd` under `torch.no_grad`; `bwd` as `torch.autograd.grad` of a saved forward for one fixed random
 upstream gradient; `fwd_bwd` as both in one call. Scoring, top-k and gates are part of sparse attention; the learned
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch._functorch import config as functorch_config
 
 from bench import timing
 from bench.accounting import Cost, full_attention_costs, ssa_costs
+from bench.captured import Captured, load_captured
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
@@ -39,7 +40,8 @@ class Plan:
     """What a sweep measures.
 
     Attributes:
-        workloads: specifications that `bench.workloads.make_tokens` reads.
+        workloads: specifications that `bench.workloads.make_tokens` reads, each measured at every one of `tokens`.
+        inputs: files of captured inputs (bench.captured), measured after the workloads at the tokens they have.
         limit_s: seconds that one call may take; a provider predicted to need more at a size is not run there.
         min_samples, max_seconds: fewest samples, and seconds of sampling, of a measurement.
     """
@@ -48,6 +50,7 @@ class Plan:
     tokens: Sequence[int]
     providers: Sequence[str]
     shape: Shape
+    inputs: Sequence[Path] = ()
     directions: Sequence[Pass] = PASSES
     limit_s: float = 30.0
     min_samples: int = 5
@@ -107,36 +110,47 @@ def run_speed(
         What is in `out` at the end: the new records, after the kept ones if `resume`.
 
     Raises:
-        ValueError: a name, count or shape in the plan that cannot be.
+        ValueError: a name, count, shape or file in the plan that cannot be.
         RecordFileError: `resume` and `out` is not a record file.
     """
     device = torch.device(device)
     _validate(plan)
+    captured = [_load(path, plan.shape) for path in plan.inputs]
     providers = [get_provider(name) for name in plan.providers]
     ceilings = probe(device, getattr(torch, plan.shape.dtype))
     run = _Run(plan, device, capture(device), ceilings, uuid.uuid4().hex[:12])
     records = read_records(out) if resume and out is not None and out.exists() else []
-    sizes = sorted(set(plan.tokens))
-    done, total = 0, len(plan.workloads) * len(sizes) * len(providers)
-    for spec in plan.workloads:
-        growth = Growth(plan.limit_s)
-        for size in sizes:
-            problem = make_problem(make_tokens(spec, size, None), plan.shape, device=device, seed=plan.seed)
-            for provider in providers:
-                if progress is not None:
-                    progress(f"{problem.workload.name}, {size} tokens, {provider.name}", done, total)
-                measured = run.still_good(records, provider, problem)
-                if not measured:
-                    measured = run.measure(provider, problem, growth)
-                    replaced = {_identity(record) for record in measured}
-                    records = [record for record in records if _identity(record) not in replaced] + measured
-                    if out is not None:
-                        write_records(out, records)
-                growth.learn(measured)
-                done += 1
+    problems = len(plan.workloads) * len(set(plan.tokens)) + len(captured)
+    done, total = 0, problems * len(providers)
+    for problem, growth in _problems(plan, captured, device):
+        for provider in providers:
+            if progress is not None:
+                workload = problem.workload
+                progress(f"{workload.label}, {workload.tokens} tokens, {provider.name}", done, total)
+            measured = run.still_good(records, provider, problem)
+            if not measured:
+                measured = run.measure(provider, problem, growth)
+                replaced = {_identity(record) for record in measured}
+                records = [record for record in records if _identity(record) not in replaced] + measured
+                if out is not None:
+                    write_records(out, records)
+            growth.learn(measured)
+            done += 1
     if progress is not None:
         progress("done", done, total)
     return records
+
+
+def _problems(plan: Plan, captured: Sequence[Captured], device: torch.device) -> Iterator[tuple[Problem, Growth]]:
+    """Every problem of the plan, the smaller of a workload first, with what is known of the workload's growth."""
+    for spec in plan.workloads:
+        growth = Growth(plan.limit_s)
+        for size in sorted(set(plan.tokens)):
+            yield make_problem(make_tokens(spec, size, None), plan.shape, device=device, seed=plan.seed), growth
+    growths: dict[str, Growth] = {}
+    for source in sorted(captured, key=lambda source: len(source.tokens.coords)):
+        growth = growths.setdefault(source.tokens.name, Growth(plan.limit_s))
+        yield make_problem(source, plan.shape, device=device, seed=plan.seed), growth
 
 
 class Growth:
@@ -306,12 +320,29 @@ class _Run:
 
 
 def _validate(plan: Plan) -> None:
-    for name in ("workloads", "tokens", "providers", "directions"):
+    needed = ["providers", "directions"]
+    if plan.workloads or not plan.inputs:
+        needed = ["workloads", "tokens", *needed]
+    for name in needed:
         if not getattr(plan, name):
             raise ValueError(f"{name} must not be empty")
-    if min(plan.tokens) < 1:
+    if min(plan.tokens, default=1) < 1:
         raise ValueError(f"tokens must be positive, got {min(plan.tokens)}")
     validate_shape(plan.shape)
+
+
+def _load(path: Path, shape: Shape) -> Captured:
+    """A file of captured inputs, which must have the shape that is measured.
+
+    Raises:
+        ValueError: what `load_captured` raises, or another shape; the message says which options fit.
+    """
+    captured = load_captured(path)
+    fixed = ("heads", "kv_heads", "head_dim", "compression_block")
+    if any(getattr(captured, name) != getattr(shape, name) for name in fixed):
+        options = " ".join(f"--{name.replace('_', '-')} {getattr(captured, name)}" for name in fixed)
+        raise ValueError(f"{path} holds inputs of another shape; measure it with {options}")
+    return captured
 
 
 def validate_shape(shape: Shape) -> None:

@@ -30,7 +30,7 @@ _BALL_RADIUS = 0.95
 _SPHERE_RADIUS = 0.9
 _SHELL_THICKNESS = 1.5  # voxels
 
-_SURFACE_REACH = 0.25  # latent voxels: two voxels of the SDF grid, of which 8^3 make one latent voxel
+SURFACE_REACH = 0.25  # latent voxels: two voxels of the SDF grid, of which 8^3 make one latent voxel
 _SAMPLE_SPACING = 0.25  # latent voxels
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,7 @@ def surface_voxels(shape: Mesh, resolution: int) -> tuple[Ints, Floats]:
         Linear indices, int64 [N], rising, and distances between box and nearest sample in voxels, float64 [N].
     """
     triangles = (shape.vertices[shape.faces] + 1) * (resolution / 2)
-    found = [_nearest(*_boxes_near(samples, resolution)) for samples in _samples(triangles)]
+    found = [_nearest(*_boxes_near(samples, resolution)) for samples, _ in surface_samples(triangles)]
     keys, distances = zip(*found, strict=True)
     return _nearest(np.concatenate(keys), np.concatenate(distances))
 
@@ -190,8 +190,11 @@ def _enough_surface_voxels(shape: Mesh, tokens: int) -> tuple[int, Ints, Floats]
     return best
 
 
-def _samples(triangles: Floats) -> Iterator[Floats]:
-    """Points [P, 3] on triangles [F, 3, 3] in voxel units, in chunks of bounded size."""
+def surface_samples(triangles: Floats) -> Iterator[tuple[Floats, Ints]]:
+    """Points [P, 3] on triangles [F, 3, 3] in voxel units, as `surface_voxels` says, and the triangle of each [P].
+
+    In chunks of bounded size.
+    """
     edges = np.roll(triangles, -1, axis=1) - triangles
     lengths = np.round(_norm(edges), _DECIMALS)  # rounded wherever a count or choice hangs on them
     first = np.argmax(lengths, axis=1)
@@ -201,16 +204,17 @@ def _samples(triangles: Floats) -> Iterator[Floats]:
     height = _norm(np.cross(b - a, apex - a)) / np.maximum(base, 10.0**-_DECIMALS)
     strips = np.maximum(_count(height, _SAMPLE_SPACING / 2), 1)
     for some in _chunks(strips + 1):
-        owner, row = _runs(strips[some] + 1)
-        owner += some.start
-        rise = row / strips[owner]
-        start = a[owner] + (apex - a)[owner] * rise[:, None]
-        along = (b - a)[owner] * (1 - rise)[:, None]
-        steps = _count(base[owner] * (1 - rise), _SAMPLE_SPACING)
+        triangle, row = _runs(strips[some] + 1)
+        triangle += some.start
+        rise = row / strips[triangle]
+        start = a[triangle] + (apex - a)[triangle] * rise[:, None]
+        along = (b - a)[triangle] * (1 - rise)[:, None]
+        steps = _count(base[triangle] * (1 - rise), _SAMPLE_SPACING)
         for rows in _chunks(steps + 1):
             owner, step = _runs(steps[rows] + 1)
             owner += rows.start
-            yield start[owner] + along[owner] * (step / np.maximum(steps[owner], 1))[:, None]
+            points = start[owner] + along[owner] * (step / np.maximum(steps[owner], 1))[:, None]
+            yield points, triangle[owner]
 
 
 def _boxes_near(points: Floats, resolution: int) -> tuple[Ints, Floats]:
@@ -221,7 +225,7 @@ def _boxes_near(points: Floats, resolution: int) -> tuple[Ints, Floats]:
     # Per axis, the gap to the previous, the same and the next voxel, and the points for which that one is in question.
     gaps = (inside, np.zeros_like(inside), 1 - inside)
     near = [
-        (gap <= _SURFACE_REACH + 10.0**-_DECIMALS) & (cell + step >= 0) & (cell + step < resolution)
+        (gap <= SURFACE_REACH + 10.0**-_DECIMALS) & (cell + step >= 0) & (cell + step < resolution)
         for gap, step in zip(gaps, (-1, 0, 1), strict=True)
     ]
     linear = (cell[0] * resolution + cell[1]) * resolution + cell[2]
@@ -232,7 +236,7 @@ def _boxes_near(points: Floats, resolution: int) -> tuple[Ints, Floats]:
             rows = column[near[k][2][column]]
             gap = np.stack([gaps[i][0][rows], gaps[j][1][rows], gaps[k][2][rows]], axis=1)
             distance = np.round(_norm(gap), _DECIMALS)
-            kept = distance <= _SURFACE_REACH
+            kept = distance <= SURFACE_REACH
             keys.append(linear[rows[kept]] + ((i - 1) * resolution + j - 1) * resolution + k - 1)
             distances.append(distance[kept])
     return np.concatenate(keys), np.concatenate(distances)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import check, info, report, reproduce, speed, tune
+from cli import capture, check, info, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("info")(info.info)
 app.command("check")(check.check)
 app.command("speed")(speed.speed)
+app.command("capture")(capture.capture)
 app.command("tune")(tune.tune)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("report")(report.report)
@@ -50,6 +51,7 @@ def root(
     What can run on this machine        ssabench info
     Are the kernels right here          ssabench check
     How fast are they                   ssabench speed --tokens 8K,32K
+    On inputs of a trained model        ssabench capture --out deer.safetensors
     Tile sizes for this GPU             ssabench tune
     The paper's run-time figure         ssabench reproduce speed --out out
     """

@@ -13,6 +13,15 @@ DeviceOption = Annotated[
     typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.", show_default=False),
 ]
 
+Heads = Annotated[int, typer.Option(help="Query heads.")]
+KvHeads = Annotated[int, typer.Option(help="Key-value heads.")]
+HeadDim = Annotated[int, typer.Option(help="Width of a head.")]
+CompressionBlock = Annotated[int, typer.Option(help="Side of a compression block in voxels.")]
+SelectionBlock = Annotated[int, typer.Option(help="Side of a selection block in voxels.")]
+Window = Annotated[int, typer.Option(help="Side of a window in voxels.")]
+WindowShift = Annotated[int, typer.Option(help="Shift of the windows in voxels.")]
+TopK = Annotated[int, typer.Option(help="Selection blocks that a token attends to.")]
+
 _SUFFIXES = {"": 1, "K": 1024, "M": 1024**2}
 
 
@@ -20,6 +29,11 @@ class DType(enum.StrEnum):
     bfloat16 = "bfloat16"
     float16 = "float16"
     float32 = "float32"
+
+
+DTypeOption = Annotated[
+    DType | None, typer.Option("--dtype", help="Default: bfloat16; on a CPU float32.", show_default=False)
+]
 
 
 class Direction(enum.StrEnum):

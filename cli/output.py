@@ -88,7 +88,7 @@ def _untimed(records: list[Record]) -> list[str]:
     for record in records:
         if record.status != "ok":
             what = record.provider if record.stage == "total" else f"{record.provider} ({record.stage})"
-            key = (what, record.workload.name, record.status.replace("_", " "), record.reason or "")
+            key = (what, record.workload.label, record.status.replace("_", " "), record.reason or "")
             found.setdefault(key, {}).setdefault(record.workload.tokens, []).append(record.direction)
     lines = []
     for (what, workload, status, reason), sizes in found.items():

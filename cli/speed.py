@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from cli.errors import exit_on_failures
-from cli.options import DeviceOption, Direction, DType, parse_tokens, resolve_device
+from cli.options import (
+    CompressionBlock,
+    DeviceOption,
+    Direction,
+    DTypeOption,
+    HeadDim,
+    Heads,
+    KvHeads,
+    SelectionBlock,
+    TopK,
+    Window,
+    WindowShift,
+    parse_tokens,
+    resolve_device,
+)
 from cli.output import print_speed, progress_bar
 
 
@@ -16,7 +30,8 @@ def speed(
     workload: Annotated[
         list[str] | None,
         typer.Option(
-            help="gyroid, sphere or mesh:NAME of a shipped mesh. Repeatable. Default: gyroid.", show_default=False
+            help="gyroid, sphere or mesh:NAME of a shipped mesh. Repeatable. Default: gyroid, or only --inputs.",
+            show_default=False,
         ),
     ] = None,
     mesh: Annotated[
@@ -27,6 +42,12 @@ def speed(
         typer.Option(
             help="Token counts, e.g. 8K,32K. Repeatable. Default: the paper's 8K to 128K; on a CPU 512 to 4K.",
             show_default=False,
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of captured inputs, with the tokens it holds, as a workload. Repeatable.", show_default=False
         ),
     ] = None,
     provider: Annotated[
@@ -40,17 +61,15 @@ def speed(
     direction: Annotated[
         list[Direction] | None, typer.Option(help="Pass to time. Repeatable. Default: all three.", show_default=False)
     ] = None,
-    heads: Annotated[int, typer.Option(help="Query heads.")] = 32,
-    kv_heads: Annotated[int, typer.Option(help="Key-value heads.")] = 2,
-    head_dim: Annotated[int, typer.Option(help="Width of a head.")] = 32,
-    dtype: Annotated[
-        DType | None, typer.Option(help="Default: bfloat16; on a CPU float32.", show_default=False)
-    ] = None,
-    compression_block: Annotated[int, typer.Option(help="Side of a compression block in voxels.")] = 4,
-    selection_block: Annotated[int, typer.Option(help="Side of a selection block in voxels.")] = 8,
-    window: Annotated[int, typer.Option(help="Side of a window in voxels.")] = 8,
-    window_shift: Annotated[int, typer.Option(help="Shift of the windows in voxels.")] = 0,
-    topk: Annotated[int, typer.Option(help="Selection blocks that a token attends to.")] = 8,
+    heads: Heads = 32,
+    kv_heads: KvHeads = 2,
+    head_dim: HeadDim = 32,
+    dtype: DTypeOption = None,
+    compression_block: CompressionBlock = 4,
+    selection_block: SelectionBlock = 8,
+    window: Window = 8,
+    window_shift: WindowShift = 0,
+    topk: TopK = 8,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     device: DeviceOption = None,
     limit: Annotated[
@@ -70,6 +89,7 @@ def speed(
     ssabench speed
     ssabench speed --tokens 8K,128K --provider ssa-triton --provider 'dense-*' --out speed.jsonl
     ssabench speed --mesh chair.obj --tokens 32K --direction fwd
+    ssabench speed --inputs deer.safetensors
     """
     from bench.providers import default_providers, match_providers
     from bench.records import Shape
@@ -79,11 +99,13 @@ def speed(
         raise ValueError("--resume needs --out, the file to go on with")
     if out is not None and out.exists() and not resume:
         raise ValueError(f"--out {out} exists; add --resume to go on with it, or name another file")
+    specs = [*(workload or []), *(f"mesh:{path}" for path in mesh or [])]
+    if tokens and inputs and not specs:
+        raise ValueError("--tokens is for workloads; captured inputs (--inputs) have the tokens of their file")
     where = resolve_device(device)
     defaults = paper_plan(where)
-    specs = [*(workload or []), *(f"mesh:{path}" for path in mesh or [])]
     plan = Plan(
-        workloads=specs or ["gyroid"],
+        workloads=specs or ([] if inputs else ["gyroid"]),
         tokens=parse_tokens(tokens) if tokens else defaults.tokens,
         providers=match_providers(provider) if provider else default_providers(where),
         shape=Shape(
@@ -97,6 +119,7 @@ def speed(
             window_shift=window_shift,
             topk=topk,
         ),
+        inputs=inputs or [],
         directions=[chosen.value for chosen in direction] if direction else PASSES,
         limit_s=limit,
         seed=seed,

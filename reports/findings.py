@@ -69,8 +69,16 @@ def measured(study: Study) -> str:
         f"“{study.workload}”{batch}, {counts}; {shape.heads} heads of dimension {shape.head_dim}, {shape.kv_heads} "
         f"key/value head{'s' if shape.kv_heads != 1 else ''}, {shape.dtype}; compression blocks "
         f"{shape.compression_block}³, the top {shape.topk} selection blocks {shape.selection_block}³, "
-        f"windows {shape.window}³{shift}."
+        f"windows {shape.window}³{shift}. {_inputs(study)}"
     )
+
+
+def _inputs(study: Study) -> str:
+    """Where q, k and v come from."""
+    if not study.captured:
+        return "Inputs are standard normal."
+    files = f"file{'s' if len(study.captured) > 1 else ''} {formatting.join(study.captured)}"
+    return f"Inputs were captured in a trained model ({files}); NSA's summaries are means over its own blocks."
 
 
 def ran_on(study: Study) -> str:

@@ -48,6 +48,11 @@ _DEFINITIONS = [
         "blocks of the serialised tokens.",
     ),
     (
+        "Captured",
+        "The inputs are what one layer of a trained model fed to the operator on those tokens. Otherwise they are "
+        "standard normal, and the fullest blocks are chosen most, near or far.",
+    ),
+    (
         "Branches",
         "cmp: attention to compressed blocks. select: block scores and top-k. slc: attention to the selected blocks. "
         "win: attention in the window.",

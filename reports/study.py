@@ -1,7 +1,8 @@
 """A study: all records that may be compared with each other, and the questions a report asks of them.
 
-Records belong to one study when environment fingerprint, attention shape (dtype included), workload name, batch size
-and seed agree; within it only the token count varies.
+Records belong to one study when environment fingerprint, attention shape (dtype included), workload name, kind of
+inputs, batch size and seed agree; within it only the token count varies. Captured inputs of several sizes come from as
+many files, and make one study unless two files have the same size: then each file is a study of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,7 +56,7 @@ class Study:
     number: int  # from 1, in order of first appearance
     environment: Environment
     shape: Shape
-    workload: str
+    workload: str  # its label
     batch_size: int
     seed: int
     records: tuple[Record, ...]  # the newest of each measurement
@@ -78,6 +79,12 @@ class Study:
     @cached_property
     def tokens(self) -> list[int]:
         return sorted({record.workload.tokens for record in self.records})
+
+    @cached_property
+    def captured(self) -> list[str]:
+        """Digests of the files that the inputs were captured in, by token count; none where inputs are random."""
+        ordered = sorted(self.records, key=lambda record: record.workload.tokens)
+        return list(dict.fromkeys(digest for record in ordered if (digest := record.workload.captured) is not None))
 
     @cached_property
     def directions(self) -> list[Pass]:
@@ -245,13 +252,13 @@ def group(records: Iterable[Record]) -> list[Study]:
         key = (
             record.environment.fingerprint,
             *record.shape.model_dump().values(),
-            workload.name,
+            workload.label,
             workload.batch_size,
             workload.seed,
         )
         groups[key].append(record)
     studies = []
-    for number, members in enumerate(groups.values(), start=1):
+    for number, (name, members) in enumerate(_apart(groups.values()), start=1):
         newest: dict[tuple[str, Stage, Pass, int], Record] = {}
         for record in sorted(members, key=lambda member: member.created):
             newest[record.provider, record.stage, record.direction, record.workload.tokens] = record
@@ -262,7 +269,7 @@ def group(records: Iterable[Record]) -> list[Study]:
                 number=number,
                 environment=last.environment,
                 shape=last.shape,
-                workload=last.workload.name,
+                workload=name,
                 batch_size=last.workload.batch_size,
                 seed=last.workload.seed,
                 records=tuple(current),
@@ -270,6 +277,18 @@ def group(records: Iterable[Record]) -> list[Study]:
             )
         )
     return studies
+
+
+def _apart(groups: Iterable[list[Record]]) -> Iterator[tuple[str, list[Record]]]:
+    """The label and records of each study: a group's, or where it has two files of one size, those of each file."""
+    for members in groups:
+        name = members[0].workload.label
+        files = {(record.workload.tokens, record.workload.captured) for record in members}
+        if len(files) == len({tokens for tokens, _ in files}):
+            yield name, members
+            continue
+        for digest in dict.fromkeys(record.workload.captured for record in members):
+            yield f"{name} {digest}", [record for record in members if record.workload.captured == digest]
 
 
 def baseline_label(study: Study) -> str:

@@ -13,10 +13,13 @@ from torch._functorch import config as functorch_config
 
 from bench import speed, timing
 from bench.accounting import full_attention_costs
+from bench.captured import save_captured
 from bench.environment import capture
 from bench.providers import Problem, Provider, get_provider
 from bench.records import Ceilings, Correctness, Record, Shape, TensorError, read_records
 from bench.speed import Growth, Plan, paper_plan, run_speed
+from bench.workloads import make_tokens
+from kernels.layout import BlockLayout
 from kernels.testing import Inputs
 
 SHAPE = Shape(
@@ -284,6 +287,88 @@ def test_progress_counts_providers(register: Register) -> None:
     ]
 
 
+class TestCaptured:
+    """Inputs from a file beside random ones."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        return self.save(tmp_path / "a.safetensors", tokens=80)
+
+    def save(self, path: Path, tokens: int, seed: int = 0) -> Path:
+        voxels = make_tokens("gyroid", tokens)
+        layout = BlockLayout.from_coords(voxels.coords, resolution=voxels.resolution)
+        inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, seed=seed)
+        save_captured(path, voxels, layout, inputs, "a test")
+        return path
+
+    def test_files_are_measured_after_the_workloads_smaller_ones_first(
+        self, register: Register, file: Path, tmp_path: Path
+    ) -> None:
+        register()
+        smaller = self.save(tmp_path / "b.safetensors", tokens=72)
+        steps: list[tuple[str, int, int]] = []
+        plan = make_plan(inputs=[file, smaller], directions=["fwd"])
+        records = run_speed(plan, device="cpu", progress=lambda *step: steps.append(step))
+        assert [step[0] for step in steps] == [
+            "gyroid, 64 tokens, dense-fake",
+            "gyroid, captured, 72 tokens, dense-fake",
+            "gyroid, captured, 80 tokens, dense-fake",
+            "done",
+        ]
+        assert {step[2] for step in steps} == {3}
+        assert [record.workload.captured is None for record in records] == [True, False, False]
+
+    def test_files_alone_need_neither_workloads_nor_tokens(self, register: Register, file: Path) -> None:
+        register()
+        records = run_speed(make_plan(workloads=[], tokens=[], inputs=[file]), device="cpu")
+        assert {(record.workload.label, record.workload.tokens) for record in records} == {("gyroid, captured", 80)}
+
+    def test_a_prediction_carries_over_from_file_to_file(
+        self, register: Register, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        register()
+        monkeypatch.setattr(timing, "measure", lambda *_, **__: [1000.0])
+        larger = self.save(tmp_path / "b.safetensors", tokens=160)
+        plan = make_plan(tokens=[64], inputs=[larger, file], directions=["fwd"], limit_s=3.0)
+        records = run_speed(plan, device="cpu")
+        assert [record.status for record in records] == ["ok", "ok", "unavailable"]
+        assert records[2].reason == "predicted 4.0 s a call exceeds the limit of 3 s (--limit)"
+
+    @pytest.mark.parametrize("name", ["ssa-eager", "nsa-eager", "dense-sdpa-cpu", "packed-sdpa-cpu"])
+    def test_real_providers_pass_their_check_on_a_file(self, name: str, file: Path) -> None:
+        plan = make_plan(workloads=[], tokens=[], inputs=[file], providers=[name], directions=["fwd_bwd"])
+        records = run_speed(plan, device="cpu")
+        assert [(r.provider, r.stage, r.status) for r in records] == [(name, "total", "ok")], records[0].reason
+
+    def test_resume_keeps_a_file_apart_from_random_inputs_and_from_other_files(
+        self, register: Register, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        register()
+        commit(monkeypatch, "a" * 40)
+        out = tmp_path / "speed.jsonl"
+        first = run_speed(make_plan(tokens=[80], directions=["fwd"]), device="cpu", out=out)
+        other = self.save(tmp_path / "b.safetensors", tokens=80, seed=1)
+        plan = make_plan(tokens=[80], inputs=[file, other], directions=["fwd"])
+        records = run_speed(plan, device="cpu", out=out, resume=True)
+        assert records[:1] == first
+        assert len({record.workload.inputs for record in records}) == len(records) == 3
+        assert run_speed(plan, device="cpu", out=out, resume=True) == records
+
+    @pytest.mark.parametrize("change", [{"heads": 4}, {"kv_heads": 2}, {"head_dim": 32}, {"compression_block": 8}])
+    def test_a_file_of_another_shape_says_which_options_fit(self, change: dict[str, int], file: Path) -> None:
+        fitting = "--heads 2 --kv-heads 1 --head-dim 16 --compression-block 4"
+        with pytest.raises(ValueError, match=f"a.safetensors holds inputs of another shape; measure it with {fitting}"):
+            run_speed(make_plan(shape=SHAPE.model_copy(update=change), inputs=[file]), device="cpu")
+
+    def test_records_from_before_captured_inputs_are_random(self, register: Register, tmp_path: Path) -> None:
+        register()
+        (record,) = run_speed(make_plan(directions=["fwd"]), device="cpu")
+        line = record.model_dump_json()
+        assert '"inputs":"random",' in line
+        (tmp_path / "old.jsonl").write_text(line.replace('"inputs":"random",', ""))
+        assert read_records(tmp_path / "old.jsonl") == [record]
+
+
 class TestResume:
     @pytest.fixture
     def first(self, register: Register, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Record]:
@@ -338,6 +423,8 @@ class TestResume:
     ("changes", "message"),
     [
         ({"tokens": []}, "tokens must not be empty"),
+        ({"workloads": []}, "workloads must not be empty"),
+        ({"workloads": [], "inputs": [Path("missing.safetensors")]}, "missing.safetensors: not a readable"),
         ({"tokens": [0]}, "tokens must be positive"),
         ({"providers": ["no-such"]}, "provider 'no-such' is unknown; known: ssa-triton"),
         ({"workloads": ["torus"]}, "torus"),

@@ -43,7 +43,8 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["info"], ["check"], ["speed"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]]
+    "command",
+    [[], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]],
 )
 def test_help_describes_every_command(command: list[str]) -> None:
     result = run(app, [*command, "--help"])
@@ -51,7 +52,9 @@ def test_help_describes_every_command(command: list[str]) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["speed"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]])
+@pytest.mark.parametrize(
+    "command", [[], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]]
+)
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert f"ssabench {' '.join(command)}" in run(app, [*command, "--help"]).stdout
 
@@ -135,6 +138,59 @@ def test_speed_prints_a_table_and_writes_records(tmp_path: Path) -> None:
     }
 
 
+@pytest.fixture
+def captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file made by the command, of the shape of TINY."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # too slow to train with
+    path = tmp_path / "deer.safetensors"
+    result = run(app, ["capture", *TINY, "--steps", "20", "--out", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "loss: " in result.stdout
+    for text in ("hold the token's own block", "mean distance from it", "most popular block", "captured", "random"):
+        assert text in result.stdout
+    assert result.stdout.rstrip().endswith(str(path))
+    assert "[20/20] training, loss " in result.stderr
+    assert "warning" not in result.stderr
+    return path
+
+
+def test_captured_inputs_are_measured_and_reported_apart_from_random_ones(captured: Path, tmp_path: Path) -> None:
+    out = tmp_path / "speed.jsonl"
+    command = ["speed", *TINY, "--provider", "dense-sdpa-cpu", "--direction", "fwd", "--inputs", str(captured)]
+    result = run(app, [*command, "--workload", "mesh:deer", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "\nmesh:deer, 2 heads" in result.stdout
+    assert "\nmesh:deer, captured, 2 heads" in result.stdout
+    assert [record.workload.captured is None for record in read_records(out)] == [True, False]
+
+    fixed = [argument for argument in command if argument not in ("--tokens", "64")]
+    result = run(app, fixed)
+    assert result.exit_code == 0, result.output
+    assert "gyroid" not in result.output
+    result = run(app, command)
+    assert result.exit_code == 2
+    assert "--tokens is for workloads" in result.stderr
+    result = run(app, [*fixed, "--heads", "4"])
+    assert result.exit_code == 2
+    assert "measure it with --heads 2 --kv-heads 1 --head-dim 16 --compression-block 4" in result.stderr
+
+
+def test_capture_never_overwrites_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "deer.safetensors"
+    path.write_text("precious\n")
+    result = run(app, ["capture", *TINY, "--out", str(path)])
+    assert result.exit_code == 2
+    assert "exists; name another file" in result.stderr
+    assert path.read_text() == "precious\n"
+
+
+def test_capture_warns_of_a_loss_that_did_not_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    result = run(app, ["capture", *TINY, "--steps", "1", "--out", str(tmp_path / "deer.safetensors")])
+    assert result.exit_code == 0, result.output
+    assert "warning: the loss did not fall" in result.stderr
+
+
 def test_speed_never_overwrites_records(tmp_path: Path) -> None:
     out = tmp_path / "speed.jsonl"
     out.write_text("precious\n")
@@ -176,6 +232,11 @@ def test_a_mesh_file_is_a_workload(tmp_path: Path) -> None:
         (["speed", *TINY, "--heads", "33"], "at most 32 times it, got 33"),
         (["speed", *TINY, "--head-dim", "7"], "head_dim must be from 16 to 128, got 7"),
         (["speed", *TINY, "--window-shift", "8"], "[0, window=8), got 8"),
+        (["speed", "--inputs", "missing.safetensors"], "missing.safetensors: not a readable safetensors file"),
+        (["capture", *TINY, "--out", "x", "--workload", "gyroid"], "capture needs the surface of a mesh"),
+        (["capture", *TINY, "--out", "x", "--tokens", "1K,2K"], "--tokens takes one count"),
+        (["capture", *TINY, "--out", "x", "--steps", "0"], "steps must be positive, got 0"),
+        (["capture", *TINY, "--out", "x", "--head-dim", "7"], "head_dim must be from 16 to 128, got 7"),
         (["report", "missing.jsonl"], "cannot read missing.jsonl"),
         (["check", "--device", "tpu"], "--device must be"),
     ],

@@ -76,6 +76,19 @@ def test_the_header_states_speedup_device_and_proof(report: Path) -> None:
     assert "largest error is 0.40 of its budget (SSA Triton: dq). Oracle: fp64 reference on 2,048 tokens." in text
 
 
+def test_captured_and_random_inputs_have_chapters_of_their_own(tmp_path: Path) -> None:
+    inputs = workload(8192, inputs="captured:abc123")
+    records = [timed("ssa-triton", 8192, "fwd", 11.5), timed("ssa-triton", 8192, "fwd", 13.5, workload=inputs)]
+    text = page_text(records, tmp_path)
+    assert "windows 8³ shifted by 4. Inputs are standard normal." in text
+    assert "on the workload “gyroid, captured”, 8,192 tokens" in text
+    assert "Inputs were captured in a trained model (file abc123)" in text
+    frame = pd.read_csv(tmp_path / "report" / "results.csv")
+    assert frame["inputs"].tolist() == ["random", "captured:abc123"]
+    names = {path.name for path in (tmp_path / "report" / "tables").iterdir()}
+    assert {"1-gyroid-bfloat16-time-fwd.tex", "2-gyroid-captured-bfloat16-time-fwd.tex"} <= names
+
+
 def test_losses_are_stated_with_their_size(report: Path) -> None:
     text = words(report / "index.html")
     small, middle = (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records_factory import CPU, SHAPE, correctness, cpu_sweep, gpu_sweep, law, missing, timed, workload
 
-from bench.records import TensorError
+from bench.records import Record, TensorError
 from reports.study import group, worst_error_ratio
 
 
@@ -23,6 +23,31 @@ def test_only_comparable_records_share_a_study() -> None:
     studies = group([base, *others, same])
     assert [study.number for study in studies] == [1, 2, 3, 4, 5]
     assert studies[0].tokens == [8192, 16384]
+
+
+def captured(tokens: int, digest: str, ms: float = 1.0) -> Record:
+    return timed("ssa-triton", tokens, "fwd", ms, workload=workload(tokens, inputs=f"captured:{digest}"))
+
+
+def test_captured_inputs_are_never_merged_with_random_ones() -> None:
+    random, other = group([timed("ssa-triton", 8192, "fwd", 2.0), captured(8192, "abc")])
+    assert (random.workload, random.captured, random.time("ssa-triton", "fwd", 8192)) == ("gyroid", [], 2.0)
+    assert (other.workload, other.captured, other.time("ssa-triton", "fwd", 8192)) == ("gyroid, captured", ["abc"], 1.0)
+    assert other.slug == "2-gyroid-captured-bfloat16"
+
+
+def test_files_of_several_sizes_are_one_sweep() -> None:
+    (study,) = group([captured(16384, "def"), captured(8192, "abc")])
+    assert (study.tokens, study.captured) == ([8192, 16384], ["abc", "def"])
+
+
+def test_two_files_of_one_size_are_two_studies() -> None:
+    studies = group([captured(8192, "abc", 1.0), captured(16384, "def", 2.0), captured(8192, "123", 3.0)])
+    assert [(study.workload, study.tokens) for study in studies] == [
+        ("gyroid, captured abc", [8192]),
+        ("gyroid, captured def", [16384]),
+        ("gyroid, captured 123", [8192]),
+    ]
 
 
 def test_the_newest_of_repeated_measurements_counts() -> None:
