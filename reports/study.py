@@ -3,6 +3,9 @@
 Records belong to one study when environment fingerprint, attention shape (dtype included), workload name, kind of
 inputs, batch size and seed agree; within it only the token count varies. Captured inputs of several sizes come from as
 many files, and make one study unless two files have the same size: then each file is a study of its own.
+
+Dense and packed attention know nothing of blocks, and native sparse attention has blocks of its own: measured once,
+they serve the studies of every block structure, unless these have measurements of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -244,26 +247,26 @@ def oracles(records: Iterable[Record]) -> dict[str, list[str]]:
     return {oracle: list(extents) for oracle, extents in found.items()}
 
 
+# What of a shape the records of a family do not depend on.
+_IRRELEVANT = {
+    "nsa": ("compression_block", "selection_block", "window", "window_shift"),
+    "dense": ("compression_block", "selection_block", "window", "window_shift", "topk"),
+    "packed": ("compression_block", "selection_block", "window", "window_shift", "topk"),
+}
+
+
 def group(records: Iterable[Record]) -> list[Study]:
     """Split records into studies, in order of first appearance. Of repeated measurements the newest counts."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
-        workload = record.workload
-        key = (
-            record.environment.fingerprint,
-            *record.shape.model_dump().values(),
-            workload.label,
-            workload.batch_size,
-            workload.seed,
-        )
-        groups[key].append(record)
+        groups[_key(record, record.shape)].append(record)
+    owned = [study for members in groups.values() for study in _apart(members)]
     studies = []
-    for number, (name, members) in enumerate(_apart(groups.values()), start=1):
-        newest: dict[tuple[str, Stage, Pass, int], Record] = {}
-        for record in sorted(members, key=lambda member: member.created):
-            newest[record.provider, record.stage, record.direction, record.workload.tokens] = record
-        current = sorted(newest.values(), key=lambda record: record.created)
-        last = current[-1]
+    for number, (name, members) in enumerate(_without_mere_lenders(owned), start=1):
+        current = _newest(members)
+        own = {_measured(record) for record in current}
+        lent = [record for _, others in owned if others is not members for record in _lent(others, members[0])]
+        last = max(current, key=lambda record: record.created)
         studies.append(
             Study(
                 number=number,
@@ -272,23 +275,69 @@ def group(records: Iterable[Record]) -> list[Study]:
                 workload=name,
                 batch_size=last.workload.batch_size,
                 seed=last.workload.seed,
-                records=tuple(current),
+                records=tuple(current + [record for record in _newest(lent) if _measured(record) not in own]),
                 superseded=len(members) - len(current),
             )
         )
     return studies
 
 
-def _apart(groups: Iterable[list[Record]]) -> Iterator[tuple[str, list[Record]]]:
-    """The label and records of each study: a group's, or where it has two files of one size, those of each file."""
-    for members in groups:
-        name = members[0].workload.label
-        files = {(record.workload.tokens, record.workload.captured) for record in members}
-        if len(files) == len({tokens for tokens, _ in files}):
-            yield name, members
-            continue
-        for digest in dict.fromkeys(record.workload.captured for record in members):
-            yield f"{name} {digest}", [record for record in members if record.workload.captured == digest]
+def _key(record: Record, shape: Shape) -> tuple[object, ...]:
+    workload = record.workload
+    return (
+        record.environment.fingerprint,
+        *shape.model_dump().values(),
+        workload.label,
+        workload.batch_size,
+        workload.seed,
+    )
+
+
+def _measured(record: Record) -> tuple[str, Stage, Pass, int]:
+    """What a record measures, within a study."""
+    return record.provider, record.stage, record.direction, record.workload.tokens
+
+
+def _newest(records: Iterable[Record]) -> list[Record]:
+    newest = {_measured(record): record for record in sorted(records, key=lambda record: record.created)}
+    return sorted(newest.values(), key=lambda record: record.created)
+
+
+def _lent(records: Iterable[Record], borrower: Record) -> list[Record]:
+    """Those of another study's records that hold for the borrower's shape and inputs too."""
+    found = []
+    for record in records:
+        same = {name: getattr(borrower.shape, name) for name in _IRRELEVANT.get(family(record.provider), ())}
+        holds = same and _key(record, record.shape.model_copy(update=same)) == _key(borrower, borrower.shape)
+        if holds and record.workload.captured == borrower.workload.captured:
+            found.append(record)
+    return found
+
+
+def _without_mere_lenders(owned: Sequence[tuple[str, list[Record]]]) -> list[tuple[str, list[Record]]]:
+    """Leave out the groups whose records all serve another group, which has records that only it can have."""
+    return [
+        (name, members)
+        for name, members in owned
+        if any(family(record.provider) not in _IRRELEVANT for record in members)
+        or not any(
+            len(_lent(members, others[0])) == len(members)
+            for _, others in owned
+            if others is not members and any(family(record.provider) not in _IRRELEVANT for record in others)
+        )
+    ]
+
+
+def _apart(members: list[Record]) -> list[tuple[str, list[Record]]]:
+    """The label and records of each study of a group: one, or one a file where two files have one size."""
+    name = members[0].workload.label
+    files = {(record.workload.tokens, record.workload.captured) for record in members}
+    if len(files) == len({tokens for tokens, _ in files}):
+        return [(name, members)]
+    return [
+        (f"{name} {digest}", [record for record in members if record.workload.captured == digest])
+        for digest in dict.fromkeys(record.workload.captured for record in members)
+    ]
 
 
 def baseline_label(study: Study) -> str:

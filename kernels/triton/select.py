@@ -95,7 +95,9 @@ def _block_scores_kernel(
             q_tile, k_tile, row_lse, scores + start, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
         )
     if full_last < key_last:
-        k_base, k_offsets, key_mask = key_rows(full_last, key_last, kv_head, None, True, False, False, KV_HEADS, BLOCK_N)
+        k_base, k_offsets, key_mask = key_rows(
+            full_last, key_last, kv_head, None, True, False, False, KV_HEADS, BLOCK_N
+        )
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
         scores += full_last

@@ -50,6 +50,57 @@ def test_two_files_of_one_size_are_two_studies() -> None:
     ]
 
 
+EIGHT = SHAPE.model_copy(update={"compression_block": 8})
+
+
+def test_dense_attention_serves_every_block_structure() -> None:
+    four, eight = group(
+        [
+            timed("ssa-triton", 8192, "fwd", 2.0),
+            timed("dense-sdpa-flash", 8192, "fwd", 9.0),
+            timed("ssa-triton", 8192, "fwd", 1.0, shape=EIGHT),
+        ]
+    )
+    assert (four.shape, eight.shape) == (SHAPE, EIGHT)
+    assert four.time("dense-sdpa-flash", "fwd", 8192) == eight.time("dense-sdpa-flash", "fwd", 8192) == 9.0
+    assert eight.time("ssa-triton", "fwd", 8192) == 1.0
+    assert four.superseded == eight.superseded == 0
+
+
+def test_a_measurement_of_its_own_goes_before_a_newer_one_of_another_structure() -> None:
+    newer = datetime(2026, 2, 1, tzinfo=UTC)
+    _, eight = group(
+        [
+            timed("dense-sdpa-flash", 8192, "fwd", 9.0, created=newer),
+            timed("ssa-triton", 8192, "fwd", 2.0),
+            timed("ssa-triton", 8192, "fwd", 1.0, shape=EIGHT),
+            timed("dense-sdpa-flash", 8192, "fwd", 8.0, shape=EIGHT),
+        ]
+    )
+    assert eight.time("dense-sdpa-flash", "fwd", 8192) == 8.0
+
+
+def test_what_serves_another_study_is_none_of_its_own() -> None:
+    wider = SHAPE.model_copy(update={"topk": 16})
+    dense = timed("dense-sdpa-flash", 8192, "fwd", 9.0, shape=EIGHT)
+    assert [study.shape for study in group([dense, timed("ssa-triton", 8192, "fwd", 2.0)])] == [SHAPE]
+    assert [study.shape for study in group([dense])] == [EIGHT]
+    # Native sparse attention hangs on the top-k.
+    nsa = timed("nsa-triton", 8192, "fwd", 3.0, shape=wider)
+    assert [study.shape for study in group([nsa, timed("ssa-triton", 8192, "fwd", 2.0)])] == [wider, SHAPE]
+
+
+def test_nothing_is_lent_to_other_heads_inputs_or_machines() -> None:
+    fewer = SHAPE.model_copy(update={"heads": 16, "kv_heads": 1, "head_dim": 64})
+    borrowers = [
+        timed("ssa-triton", 8192, "fwd", 1.0, shape=fewer),
+        timed("ssa-triton", 8192, "fwd", 1.0, environment=CPU),
+        captured(8192, "abc"),
+    ]
+    studies = group([timed("dense-sdpa-flash", 8192, "fwd", 9.0), *borrowers])
+    assert [study.providers for study in studies] == [["dense-sdpa-flash"], *[["ssa-triton"]] * 3]
+
+
 def test_the_newest_of_repeated_measurements_counts() -> None:
     new = timed("ssa-triton", 8192, "fwd", 1.0, created=datetime(2026, 2, 1, tzinfo=UTC))
     old = timed("ssa-triton", 8192, "fwd", 9.0)
