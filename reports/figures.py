@@ -327,10 +327,12 @@ def _finish(axes: Axes, study: Study) -> None:
 
 
 def _spaced(tokens: list[int]) -> list[int]:
-    """The token counts whose labels do not run into each other: each at least 1.4 times the last."""
-    kept: list[int] = []
-    for count in tokens:
-        if not kept or count / kept[-1] >= 1.4:
+    """The token counts whose labels do not run into each other on a logarithmic axis."""
+    label = 0.16  # of the axis
+    apart = (tokens[-1] / tokens[0]) ** label
+    kept = tokens[:1]
+    for count in tokens[1:]:
+        if count / kept[-1] >= apart:
             kept.append(count)
     return kept
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def tokens(count: int) -> str:
-    """8192 -> "8K", 1000 -> "1,000"."""
+    """8192 -> "8K", 1048576 -> "1M", 1000 -> "1,000"."""
+    if count >= 1024**2 and count % 1024**2 == 0:
+        return f"{count // 1024**2}M"
     return f"{count // 1024}K" if count >= 1024 and count % 1024 == 0 else f"{count:,}"
 
 

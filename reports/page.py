@@ -13,7 +13,7 @@ from reports.findings import Finding, Headline, findings, headline
 from reports.markup import Table, markdown_text, to_markdown
 from reports.published import load_published
 from reports.study import Study
-from reports.tables import study_tables
+from reports.tables import overview_table, study_tables
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _COMMANDS = "ssabench reproduce speed --out OUT\nssabench report RECORDS --out OUT/report"
@@ -106,10 +106,9 @@ class Chapter:
 
 def chapter(study: Study) -> Chapter:
     """Draw and tabulate one study."""
-    shape = study.shape
     return Chapter(
         study=study,
-        title=f"{study.workload}, {shape.dtype}, {shape.heads} × {shape.head_dim} heads, {study.environment.device}",
+        title=study.title,
         headline=headline(study),
         findings=findings(study),
         figures=study_figures(study),
@@ -154,6 +153,7 @@ def _context(chapters: list[Chapter], title: str) -> dict[str, object]:
         "byline": f"ssabench at {formatting.join(list(commits))}; {days}; {timed} measurements with a time, "
         f"{len(records) - timed} without",
         "chapters": chapters,
+        "overview": overview_table([chapter.study for chapter in chapters]),
         "commands": _COMMANDS,
         "definitions": _DEFINITIONS,
         "works": list(load_published().works.values()),

@@ -66,6 +66,16 @@ class Study:
     superseded: int  # older ones left out
 
     @property
+    def title(self) -> str:
+        """What tells the study from the others of a report."""
+        shape = self.shape
+        seed = f", seed {self.seed}" if self.seed else ""
+        return (
+            f"{self.workload}, {shape.heads} × {shape.head_dim} heads, compression blocks {shape.compression_block}³, "
+            f"{shape.dtype}{seed}, {self.environment.device}"
+        )
+
+    @property
     def slug(self) -> str:
         """Prefix of this study's files."""
         return f"{self.number}-{re.sub(r'[^a-z0-9]+', '-', self.workload.lower()).strip('-')}-{self.shape.dtype}"

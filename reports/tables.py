@@ -38,6 +38,33 @@ def study_tables(study: Study) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def overview_table(studies: list[Study]) -> Table:
+    """The subject of each study beside its baseline and the fastest dense provider, at the most tokens they share."""
+    directions = [direction for direction in DIRECTIONS if any(direction in study.directions for study in studies)]
+    rows = []
+    for study in studies:
+        common = [found for direction in directions if (found := study.largest_common(direction)) is not None]
+        if study.subject is None or not (common or study.curve(study.subject, study.directions[0])):
+            continue
+        tokens = common[0].tokens if common else study.curve(study.subject, study.directions[0])[-1].workload.tokens
+        row = [Cell(study.title), Cell(formatting.tokens(tokens))]
+        for direction in directions:
+            time = study.time(study.subject, direction, tokens)
+            over = dict.fromkeys(name for name in (study.baseline, study.fastest_dense(direction, tokens)) if name)
+            speedups = [(study.speedup(study.subject, direction, tokens, name), label(name)) for name in over]
+            note = ", ".join(f"{formatting.ratio(speedup)} {name}" for speedup, name in speedups if speedup is not None)
+            row.append(Cell(formatting.significant(time), note) if time is not None else EMPTY)
+        rows.append(row)
+    return Table(
+        id="overview",
+        title="Overview",
+        header=["Study", "Tokens", *directions],
+        rows=rows,
+        caption="Median milliseconds of the SSA implementation, and its speedup over FlashAttention-2 and over the "
+        "fastest dense provider, at the most tokens that both were timed at.",
+    )
+
+
 def time_table(study: Study, direction: Pass) -> Table:
     """Median time by provider and token count, with the speedup over the baseline under it."""
     columns = _columns(study, direction)

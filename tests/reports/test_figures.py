@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -51,3 +52,16 @@ def test_no_text_is_cut_off_at_the_border_of_a_panel() -> None:
         assert tight.y0 >= 0
         assert tight.x1 <= size[0]
         assert tight.y1 <= size[1]
+
+
+@pytest.mark.parametrize("sizes", [(8, 16, 32, 64, 128), (8, 16, 32, 64, 128, 1024), (8, 9, 128), (8,)])
+def test_token_counts_under_the_axis_do_not_run_into_each_other(sizes: tuple[int, ...]) -> None:
+    study = group([timed("ssa-triton", 1024 * size, "fwd", float(size)) for size in sizes])[0]
+    figure = Figure(figsize=_PANEL_INCHES)
+    axes = figure.add_subplot()
+    assert _draw_time(axes, study, "fwd")
+    figure.draw_without_rendering()
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert labels[0].get_text() == "8K"

@@ -19,7 +19,9 @@ def test_speedups(value: float, text: str) -> None:
     assert formatting.ratio(value) == text
 
 
-@pytest.mark.parametrize(("count", "text"), [(8192, "8K"), (131072, "128K"), (512, "512"), (8117, "8,117")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(8192, "8K"), (131072, "128K"), (1048576, "1M"), (512, "512"), (8117, "8,117")]
+)
 def test_token_counts(count: int, text: str) -> None:
     assert formatting.tokens(count) == text
 

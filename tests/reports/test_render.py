@@ -89,6 +89,27 @@ def test_captured_and_random_inputs_have_chapters_of_their_own(tmp_path: Path) -
     assert {"1-gyroid-bfloat16-time-fwd.tex", "2-gyroid-captured-bfloat16-time-fwd.tex"} <= names
 
 
+def test_several_studies_begin_with_an_overview(report: Path, tmp_path: Path) -> None:
+    eight = SHAPE.model_copy(update={"compression_block": 8})
+    records = [
+        *(timed("ssa-triton", 16384, "fwd", 2.0, shape=shape) for shape in (SHAPE, eight)),
+        *(timed("dense-sdpa-flash", tokens, "fwd", 9.0) for tokens in (8192, 16384)),
+        timed("dense-flash-attn-4", 16384, "fwd", 5.0),
+        timed("ssa-triton", 32768, "fwd", 7.0),  # where no other provider has a time
+        timed("ssa-triton", 8192, "fwd", 11.0, workload=workload(8192, name="sphere", seed=3)),
+    ]
+    index = render(records, tmp_path / "report")
+    markdown = (index.parent / "report.md").read_text(encoding="utf-8")
+    overview = markdown[markdown.index("## Overview") : markdown.index("## gyroid")]
+    for side in (4, 8):
+        title = f"gyroid, 32 × 32 heads, compression blocks {side}³, bfloat16, NVIDIA H200"
+        assert f"| {title} | 16K | 2.00 (4.50× FlashAttention-2, 2.50× FlashAttention-4) |" in overview
+        assert f"\n## {title}\n" in markdown
+    assert "| sphere, 32 × 32 heads, compression blocks 4³, bfloat16, seed 3, NVIDIA H200 | 8K | 11.0 |" in overview
+    assert "Overview" in words(index)
+    assert "Overview" not in words(report / "index.html")  # of one study
+
+
 def test_losses_are_stated_with_their_size(report: Path) -> None:
     text = words(report / "index.html")
     small, middle = (
