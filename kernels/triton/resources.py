@@ -29,7 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from kernels import segments
 from kernels.layout import BlockLayout
-from kernels.triton import configs, ops
+from kernels.triton import configs, ops, segment_forward
 
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -60,7 +60,7 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "PEELED", "GATED", "SLOTS", "SEVERAL_PARTS", "S")
+        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "PEELED", "GATED", "SLOTS", "SEVERAL_PARTS", "WIDE", "S")
         dtype = next(kind for _, kind in self.signature if kind.startswith("*"))[1:]
         return " ".join([dtype, *(f"{name}={value}" for name, value in self.constants if name in shown)])
 
@@ -100,6 +100,9 @@ def launches(arch: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.d
         with mock.patch.object(segments, "_PART_BYTES", 1):  # a part a token, so many that shares take several
             o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
         o.backward(torch.zeros_like(o))
+        with mock.patch.object(segment_forward, "_WIDE_ELEMENTS", 1):  # as if there were millions of tokens
+            o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
+            o.backward(torch.zeros_like(o))
     return list(found)
 
 

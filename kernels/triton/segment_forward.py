@@ -27,6 +27,8 @@ from kernels.triton.primitives import (
     tile_list,
 )
 
+# A tensor of so many elements needs 64-bit offsets where its rows are gathered.
+_WIDE_ELEMENTS = 2**31
 # Below every score; finite, so that differences are never NaN.
 _LOWEST = tl.constexpr(-1e38)
 
@@ -220,7 +222,7 @@ def segment_constants(q: Tensor, k: Tensor, segments: Segments) -> dict[str, int
         "HAS_SLOTS": segments.query_slots is not None,
         "HAS_KEY_INDEX": segments.key_index is not None,
         # Partial results by slot are smaller: `kernels.segments` bounds their bytes.
-        "WIDE": q.numel() >= 2**31,
+        "WIDE": q.numel() >= _WIDE_ELEMENTS,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
         "BLOCK_G": padded(heads // kv_heads),
         "BLOCK_D": padded(head_dim),

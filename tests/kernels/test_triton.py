@@ -111,6 +111,14 @@ def test_the_selected_branch_in_several_parts(
     check(layout, inputs, topk=2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_that_need_64_bit_offsets(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = random_layout([40], device=DEVICE, window_shift=4)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=dtype, device=DEVICE)
+    monkeypatch.setattr("kernels.triton.segment_forward._WIDE_ELEMENTS", 1)
+    check(layout, inputs, topk=2)
+
+
 def test_the_serial_layout_runs_on_the_same_kernels() -> None:
     cu_seqlens = torch.tensor([0, 17, 17, 50], dtype=torch.int32)
     layout = BlockLayout.from_sequence(cu_seqlens, compression_block=4, selection_block=16, window=16).to(DEVICE)
