@@ -108,7 +108,7 @@ def chapter(study: Study) -> Chapter:
     """Draw and tabulate one study."""
     return Chapter(
         study=study,
-        title=study.title,
+        title=f"{study.name}, {study.particulars}",
         headline=headline(study),
         findings=findings(study),
         figures=study_figures(study),

@@ -66,14 +66,15 @@ class Study:
     superseded: int  # older ones left out
 
     @property
-    def title(self) -> str:
-        """What tells the study from the others of a report."""
-        shape = self.shape
+    def name(self) -> str:
+        return f"{self.workload}, {self.shape.heads} × {self.shape.head_dim} heads"
+
+    @property
+    def particulars(self) -> str:
+        """What else tells the study from the others of a report."""
         seed = f", seed {self.seed}" if self.seed else ""
-        return (
-            f"{self.workload}, {shape.heads} × {shape.head_dim} heads, compression blocks {shape.compression_block}³, "
-            f"{shape.dtype}{seed}, {self.environment.device}"
-        )
+        device = self.environment.device
+        return f"compression blocks {self.shape.compression_block}³, {self.shape.dtype}{seed}, {device}"
 
     @property
     def slug(self) -> str:

@@ -47,21 +47,28 @@ def overview_table(studies: list[Study]) -> Table:
         if study.subject is None or not (common or study.curve(study.subject, study.directions[0])):
             continue
         tokens = common[0].tokens if common else study.curve(study.subject, study.directions[0])[-1].workload.tokens
-        row = [Cell(study.title), Cell(formatting.tokens(tokens))]
+        row = [Cell(study.name, study.particulars), Cell(formatting.tokens(tokens))]
         for direction in directions:
             time = study.time(study.subject, direction, tokens)
-            over = dict.fromkeys(name for name in (study.baseline, study.fastest_dense(direction, tokens)) if name)
-            speedups = [(study.speedup(study.subject, direction, tokens, name), label(name)) for name in over]
-            note = ", ".join(f"{formatting.ratio(speedup)} {name}" for speedup, name in speedups if speedup is not None)
-            row.append(Cell(formatting.significant(time), note) if time is not None else EMPTY)
+            row.append(Cell(formatting.significant(time)) if time is not None else EMPTY)
+            for over in (study.baseline, study.fastest_dense(direction, tokens)):
+                speedup = study.speedup(study.subject, direction, tokens, over)
+                if over is None or speedup is None:
+                    row.append(EMPTY)
+                else:
+                    row.append(Cell(formatting.ratio(speedup), label(over)))
         rows.append(row)
     return Table(
         id="overview",
         title="Overview",
-        header=["Study", "Tokens", *directions],
+        header=[
+            "Study",
+            "Tokens",
+            *(f"{name}{of}" for name in directions for of in (", ms", " over", " over fastest")),
+        ],
         rows=rows,
-        caption="Median milliseconds of the SSA implementation, and its speedup over FlashAttention-2 and over the "
-        "fastest dense provider, at the most tokens that both were timed at.",
+        caption="Median milliseconds of the SSA implementation, and its speedup over FlashAttention-2 (or what stands "
+        "for it, named in the cell) and over the fastest dense provider, at the most tokens that both were timed at.",
     )
 
 
