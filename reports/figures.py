@@ -195,6 +195,8 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
             rows.append((tokens, present))
     if not rows:
         return False
+    above = axes.get_xaxis_transform()  # y in heights of the axes
+    _name_branches(axes, rows[0][1])
     for position, (tokens, times_ms) in enumerate(rows):
         total, left = sum(times_ms.values()), 0.0
         for stage, time in times_ms.items():
@@ -210,17 +212,13 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
                     color="#ffffff",
                     fontsize=8,
                 )
-            if position == 0:
-                axes.text(
-                    left + share / 2, -0.62, stage, ha="center", va="bottom", color=_BRANCH_COLORS[stage], fontsize=9
-                )
             left += share
         whole = study.time(subject, direction, tokens)
         beside = f" | {formatting.significant(whole)}" if whole is not None else ""
         axes.text(1.02, position, formatting.significant(total) + beside, ha="left", va="center", color=INK, fontsize=9)
-    axes.text(1.02, -0.62, "sum | whole, ms", ha="left", va="bottom", color=FAINT, fontsize=8.5)
+    axes.text(1.02, 1.02, "sum | whole, ms", transform=above, ha="left", va="bottom", color=FAINT, fontsize=8.5)
     axes.set_xlim(0, 1)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 3) - 0.5, -0.5)  # few bars stay bars
     axes.set_yticks(range(len(rows)), [formatting.tokens(tokens) for tokens, _ in rows])
     axes.set_ylabel("tokens")
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
@@ -229,6 +227,22 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
         spine.set_visible(False)
     axes.figure.subplots_adjust(left=0.17, right=0.72, top=0.82, bottom=0.1)
     return True
+
+
+def _name_branches(axes: Axes, times_ms: dict[Stage, float]) -> None:
+    """The names of the first bar's branches above their middles, or beside each other where there is no room."""
+    total = sum(times_ms.values())
+    ends = np.cumsum(list(times_ms.values())) / total
+    middles = [float(end) - time / total / 2 for end, time in zip(ends, times_ms.values(), strict=True)]
+    for middle, stage in zip(spread(middles, gap=0.17, low=0.06, high=0.94), times_ms, strict=True):
+        axes.text(
+            *(middle, 1.02, stage),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            color=_BRANCH_COLORS[stage],
+            fontsize=9,
+        )
 
 
 def _draw_roofline(axes: Axes, study: Study, direction: Pass) -> bool:
@@ -322,7 +336,14 @@ def _finish(axes: Axes, study: Study) -> None:
     axes.grid(axis="y")
     axes.tick_params(length=3, width=0.6)
     axes.set_xlabel("tokens")
-    axes.figure.subplots_adjust(left=0.15, right=_RIGHT, top=0.89, bottom=0.155)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.subplots_adjust(left=0.15, right=_RIGHT, top=0.89, bottom=0.155)
+    figure.draw_without_rendering()
+    box = axes.get_tightbbox()
+    assert box is not None
+    if box.x0 < 0:  # long numbers push the axis' name out
+        figure.subplots_adjust(left=0.16 - box.x0 / figure.bbox.width)
     _label_lines(axes)
 
 
