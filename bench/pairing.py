@@ -63,7 +63,7 @@ def environment_differences(a: Environment, b: Environment) -> tuple[str, ...]:
 
 
 def flaw(base: Record, head: Record) -> str | None:
-    """Why the clocks of the two records cannot be compared, or None."""
+    """Why the clocks of the two records cannot be compared, as far as the start of their runs shows, or None."""
     for side, record in (("BASE", base), ("HEAD", head)):
         held = sorted(set(record.environment.throttle_reasons or ()) - _HARMLESS)
         if held:

@@ -90,7 +90,8 @@ def compare(
         if path is not None:
             write_whole(path, [form(comparison)])
     if github:
-        print(*emit.annotate(comparison), sep="\n")
+        for line in emit.annotate(comparison):
+            print(line)
         with open(os.environ[_SUMMARY], "a", encoding="utf-8") as summary:
             summary.write(emit.markdown(comparison))
     if comparison.failed:

@@ -67,6 +67,11 @@ def test_the_margin_is_granted_before_the_test() -> None:
     assert statistics.p_equivalent(base, 1.01 * base, 0.02) < 1e-6
 
 
+def test_samples_that_are_all_tied_show_nothing() -> None:
+    assert statistics.p_slower([1.0] * 30, [1.02] * 30, 0.02) == 1.0
+    assert statistics.p_equivalent([1.0] * 30, [1.02] * 30, 0.02) == 1.0
+
+
 @pytest.mark.parametrize("count", [2, 5, 12])
 def test_no_p_value_goes_below_what_the_counts_can_show(count: int) -> None:
     least = 1 / math.comb(2 * count, count)
