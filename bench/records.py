@@ -175,13 +175,17 @@ class RecordFileError(Exception):
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a record file whole: to a temporary file beside it, then renamed."""
+    """Write a record file whole."""
+    write_whole(path, (record.model_dump_json() + "\n" for record in records))
+
+
+def write_whole(path: Path, text: Iterable[str]) -> None:
+    """Write the pieces of a text file whole: to a temporary file beside it, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            for record in records:
-                file.write(record.model_dump_json() + "\n")
+            file.writelines(text)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, info, report, reproduce, speed, tune
+from cli import capture, check, compare, info, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 a check failed, 2 bad input, 3 a fault of ssabench.",
+    epilog="Exit codes: 0 done, 1 a check or comparison failed, 2 bad input, 3 a fault of ssabench.",
 )
 app.command("info")(info.info)
 app.command("check")(check.check)
@@ -28,6 +28,8 @@ app.command("capture")(capture.capture)
 app.command("tune")(tune.tune)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("calibrate")(compare.calibrate)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,6 +56,7 @@ def root(
     On inputs of a trained model        ssabench capture --out deer.safetensors
     Tile sizes for this GPU             ssabench tune
     The paper's run-time figure         ssabench reproduce speed --out out
+    Did a commit make them slower       ssabench compare base.jsonl head.jsonl
     """
     require_own_kernels()
 

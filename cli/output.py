@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from bench.compare import Comparison
     from bench.records import Record
     from reports.study import Study
 
@@ -51,6 +53,23 @@ def print_speed(records: list[Record]) -> None:
         out.print(_speed_table(study))
     for line in _untimed(records):
         out.print(line, markup=False)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Both sides, a row for each measurement, and the conclusion."""
+    from cli import emit
+
+    out = console()
+    for line in emit.sides(comparison):
+        out.print(line, markup=False)
+    rows = emit.table(comparison)
+    table = Table()
+    for column, title in enumerate(rows.header):
+        table.add_column(title, justify="left" if rows.is_text(column) else "right", overflow="fold")
+    for row in rows.rows:
+        table.add_row(*(escape(cell.text) for cell in row))
+    out.print(table)
+    out.print(emit.conclusion(comparison), markup=False, soft_wrap=True)
 
 
 def _speed_table(study: Study) -> Table:

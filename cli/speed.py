@@ -75,6 +75,9 @@ def speed(
     limit: Annotated[
         float, typer.Option(help="Seconds a call may take; slower ones are predicted from smaller sizes and left out.")
     ] = 30.0,
+    samples: Annotated[
+        int, typer.Option(help="Fewest samples of a measurement; ssabench compare wants 60.", min=1, max=1000)
+    ] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSONL file.", show_default=False)] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the file of --out: keep what this commit measured here.")
@@ -122,6 +125,7 @@ def speed(
         inputs=inputs or [],
         directions=[chosen.value for chosen in direction] if direction else PASSES,
         limit_s=limit,
+        min_samples=samples,
         seed=seed,
     )
     with progress_bar() as progress:

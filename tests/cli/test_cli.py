@@ -44,7 +44,19 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]],
+    [
+        [],
+        ["info"],
+        ["check"],
+        ["speed"],
+        ["capture"],
+        ["tune"],
+        ["reproduce"],
+        ["reproduce", "speed"],
+        ["report"],
+        ["compare"],
+        ["calibrate"],
+    ],
 )
 def test_help_describes_every_command(command: list[str]) -> None:
     result = run(app, [*command, "--help"])
@@ -53,7 +65,8 @@ def test_help_describes_every_command(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]]
+    "command",
+    [[], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["compare"], ["calibrate"], ["reproduce", "speed"]],
 )
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert f"ssabench {' '.join(command)}" in run(app, [*command, "--help"]).stdout
@@ -198,6 +211,15 @@ def test_speed_never_overwrites_records(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "add --resume to go on with it" in result.stderr
     assert out.read_text() == "precious\n"
+
+
+def test_speed_takes_as_many_samples_as_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "speed.jsonl"
+    command = ["speed", *TINY, "--direction", "fwd", "--provider", "dense-sdpa-cpu", "--samples"]
+    assert run(app, [*command, "12", "--out", str(out)]).exit_code == 0
+    (record,) = read_records(out)
+    assert len(record.samples_ms) >= 12
+    assert run(app, [*command, "0"]).exit_code == 2
 
 
 def test_speed_resumes_a_file(tmp_path: Path) -> None:
