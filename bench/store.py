@@ -11,11 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC
 from pathlib import Path
-from typing import Final
 
 from bench.records import Record, RecordFileError, read_records, write_records
 
-DEFAULT_STORE: Final = Path("out/history")
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]+-(?P<run>[\w.-]+)\.jsonl", re.ASCII)
 _RUN_ID = re.compile(r"[\w.-]+", re.ASCII)
 

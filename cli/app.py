@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, info, report, reproduce, speed, tune
+from cli import capture, check, history, info, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("capture")(capture.capture)
 app.command("tune")(tune.tune)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("report")(report.report)
+app.add_typer(history.app, name="history")
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,6 +54,7 @@ def root(
     How fast are they                   ssabench speed --tokens 8K,32K
     On inputs of a trained model        ssabench capture --out deer.safetensors
     Tile sizes for this GPU             ssabench tune
+    How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
     """
     require_own_kernels()

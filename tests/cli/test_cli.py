@@ -44,7 +44,10 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]],
+    [
+        *([], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]),
+        *(["history"], ["history", "add"], ["history", "show"]),
+    ],
 )
 def test_help_describes_every_command(command: list[str]) -> None:
     result = run(app, [*command, "--help"])
@@ -53,7 +56,11 @@ def test_help_describes_every_command(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]]
+    "command",
+    [
+        *([], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]),
+        *(["history", "add"], ["history", "show"]),
+    ],
 )
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert f"ssabench {' '.join(command)}" in run(app, [*command, "--help"]).stdout
