@@ -82,7 +82,7 @@ def find_changes(times: Sequence[float]) -> Changes:
     if not all(math.isfinite(time) and time > 0 for time in times):
         raise ValueError("times must be positive numbers")
     if len(times) < MIN_POINTS:
-        return Changes(note=f"{len(times)} points, change points need {MIN_POINTS}")
+        return Changes(note=f"too short: {len(times)} of {MIN_POINTS} points")
     logs = np.log(np.asarray(times, dtype=np.float64))
     scaled = (logs - np.median(logs)) / _noise(logs)
     bounds = [0, *_partition(scaled), len(logs)]

@@ -170,7 +170,8 @@ def _overview(found: list[tuple[Series, Changes]]) -> Table:
     from reports import formatting
 
     table = Table(
-        caption="medians in ms; a change point is a commit with its new level over the old", caption_justify="left"
+        caption="medians in ms; change points: first commit of a new level, new over old; + has local changes",
+        caption_justify="left",
     )
     for column in ("workload", "provider", "pass"):
         table.add_column(column)

@@ -103,7 +103,7 @@ def test_a_step_after_a_drift_counts_from_where_the_drift_had_come() -> None:
 def test_a_series_too_short_says_so() -> None:
     changes = find_changes([1.0] * 3 + [2.0] * (MIN_POINTS - 4))
     assert not changes.points
-    assert changes.note == "7 points, change points need 8"
+    assert changes.note == "too short: 7 of 8 points"
     assert find_changes([1.0] * 4 + [2.0] * (MIN_POINTS - 4)).points
     assert find_changes([]).note is not None
 

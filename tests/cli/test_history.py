@@ -82,6 +82,7 @@ def test_a_row_a_series_with_the_commit_that_changed_it(store: Path) -> None:
     assert float(ratio.rstrip("×")) == pytest.approx(1.05, abs=0.01)
     assert row(output, "dense-sdpa-flash", "8K")[9] == "none"
     assert "(cmp)" not in output
+    assert "+ has local changes" in output
 
 
 def test_one_series_is_listed_commit_by_commit(store: Path) -> None:
@@ -106,7 +107,7 @@ def test_machines_have_tables_of_their_own(store: Path, tmp_path: Path) -> None:
     output = show(store, "--provider", "ssa-triton", "--tokens", "8K")
     assert "fingerprint a1b2c3d4e5f6" in output
     assert "fingerprint c0ffee000000" in output
-    assert "1 points, change points need 8" in output
+    assert "too short: 1 of 8 points" in output
 
 
 def test_a_plot_and_a_table_of_the_records_are_written(store: Path, tmp_path: Path) -> None:
