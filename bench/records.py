@@ -179,13 +179,13 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_whole(path, (record.model_dump_json() + "\n" for record in records))
 
 
-def write_whole(path: Path, text: Iterable[str]) -> None:
-    """Write the pieces of a text file whole: to a temporary file beside it, then renamed."""
+def write_whole(path: Path, pieces: Iterable[str | bytes]) -> None:
+    """Write the pieces of a file (text as UTF-8) whole: to a temporary file beside it, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

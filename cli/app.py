@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, compare, info, report, reproduce, speed, tune
+from cli import capture, check, compare, history, info, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(reproduce.app, name="reproduce")
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("calibrate")(compare.calibrate)
+app.add_typer(history.app, name="history")
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,6 +56,7 @@ def root(
     How fast are they                   ssabench speed --tokens 8K,32K
     On inputs of a trained model        ssabench capture --out deer.safetensors
     Tile sizes for this GPU             ssabench tune
+    How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
     Did a commit make them slower       ssabench compare base.jsonl head.jsonl
     """

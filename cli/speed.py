@@ -79,6 +79,12 @@ def speed(
         int, typer.Option(help="Fewest samples of a measurement; ssabench compare wants 60.", min=1, max=1000)
     ] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSONL file.", show_default=False)] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also add the finished run to this store of ssabench history, e.g. out/history.", show_default=False
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the file of --out: keep what this commit measured here.")
     ] = False,
@@ -94,6 +100,7 @@ def speed(
     ssabench speed --mesh chair.obj --tokens 32K --direction fwd
     ssabench speed --inputs deer.safetensors
     """
+    from bench import store as runs
     from bench.providers import default_providers, match_providers
     from bench.records import Shape
     from bench.speed import PASSES, Plan, paper_plan, run_speed
@@ -102,6 +109,8 @@ def speed(
         raise ValueError("--resume needs --out, the file to go on with")
     if out is not None and out.exists() and not resume:
         raise ValueError(f"--out {out} exists; add --resume to go on with it, or name another file")
+    if store is not None:
+        runs.runs(store)  # a store that cannot be used stops before the measurement, not after
     specs = [*(workload or []), *(f"mesh:{path}" for path in mesh or [])]
     if tokens and inputs and not specs:
         raise ValueError("--tokens is for workloads; captured inputs (--inputs) have the tokens of their file")
@@ -133,4 +142,8 @@ def speed(
     print_speed(records)
     if out is not None:
         print(f"records: {out}")
+    if store is not None:
+        known = runs.runs(store)  # of a file gone on with, runs may have been added before
+        for path in runs.add(store, [record for record in records if record.run_id not in known]):
+            print(f"stored: {path}")
     exit_on_failures(records)

@@ -30,7 +30,7 @@ _PANEL_INCHES = (4.3, 3.4)
 _RIGHT = 0.665  # of the width: right edge of the axes; the names of the lines stand beyond it
 _BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
 _CEILING_COLORS: dict[Ceiling, str] = {"matrix units": "#2f79b8", "exponentials": "#b36d08", "memory": "#23866a"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -119,7 +119,7 @@ _Draw = Callable[[Axes, Study, Pass], bool]
 def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] | list[Pass]) -> list[Panel]:
     panels = []
     for direction in directions:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=_PANEL_INCHES)
             axes = figure.add_subplot()
             if draw(axes, study, direction):
@@ -127,7 +127,7 @@ def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] |
                 axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=pad)
                 panel_id = f"{study.slug}-{kind}-{direction}"
                 alternative = f"{kind} by token count, {DIRECTION_NAMES[direction]}; the numbers are in the tables"
-                panels.append(Panel(panel_id, alternative, _png(figure), _svg(figure, panel_id)))
+                panels.append(Panel(panel_id, alternative, png_bytes(figure), svg_element(figure, panel_id)))
     return panels
 
 
@@ -412,13 +412,13 @@ def _speedup_caption(study: Study) -> str:
     return caption + " The paper's points are left out: they are against FlashAttention-2, which has no time here."
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200, facecolor="white")
     return buffer.getvalue()
 
 
-def _svg(figure: Figure, panel_id: str) -> str:
+def svg_element(figure: Figure, panel_id: str) -> str:
     """The figure as an element for an HTML page: transparent, page colours for text, identifiers unique in the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -26,6 +26,11 @@ def ratio(value: float) -> str:
     return f"{value:.2f}×" if value < 9.995 else f"{significant(value)}×"
 
 
+def change(value: float) -> str:
+    """New over old, where a percent matters: "0.952×", "1.050×", "12.3×"."""
+    return f"{value:.3f}×" if 0.1 <= value < 9.9995 else ratio(value)
+
+
 def mebibytes(size: int) -> str:
     return significant(size / 2**20)
 

@@ -6,7 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
+
+# Makes records_factory importable by all tests.
+sys.path.insert(0, str(Path(__file__).parent / "reports"))
 
 # Triton reads this when a kernel is defined, so it is set before anything imports one.
 if shutil.which("nvidia-smi") is None:

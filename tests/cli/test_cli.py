@@ -45,17 +45,8 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        [],
-        ["info"],
-        ["check"],
-        ["speed"],
-        ["capture"],
-        ["tune"],
-        ["reproduce"],
-        ["reproduce", "speed"],
-        ["report"],
-        ["compare"],
-        ["calibrate"],
+        *([], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]),
+        *(["compare"], ["calibrate"], ["history"], ["history", "add"], ["history", "show"]),
     ],
 )
 def test_help_describes_every_command(command: list[str]) -> None:
@@ -66,7 +57,10 @@ def test_help_describes_every_command(command: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["compare"], ["calibrate"], ["reproduce", "speed"]],
+    [
+        *([], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]),
+        *(["compare"], ["calibrate"], ["history", "add"], ["history", "show"]),
+    ],
 )
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert f"ssabench {' '.join(command)}" in run(app, [*command, "--help"]).stdout
