@@ -1,7 +1,6 @@
-"""Makes the helpers of this folder, and the record factory of the report's, importable by its tests."""
+"""Makes the helpers of this folder importable by its tests."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
