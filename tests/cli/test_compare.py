@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
 from records_factory import GPU, missing, timed
+from typer.testing import CliRunner
 
 from bench.environment import fingerprint
 from bench.records import Environment, Record, write_records
