@@ -2,7 +2,8 @@
 
 Only records of one machine are gated: with different environment fingerprints a difference may have any cause. A
 regression is a confirmed slowdown (`bench.verdict`), a peak memory beyond its margin, a measurement that BASE has and
-HEAD has not, or a check that newly fails. An error that grows within its budget is a remark.
+HEAD has not, or a check that newly fails. An error that grows within its budget is a remark, and so is a slowdown where
+the machine's noise floor is not known: samples of two runs do not tell what differs between runs of equal code.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def compare(
     Args:
         margin: how much slower is too slow, as a share of the time of BASE.
         memory_margin: the same for peak memory.
-        noise: the noise floor of the machine, below which no margin is accepted.
+        noise: the noise floor of the machine, below which no margin is accepted; without it no time is gated.
         across_machines: compare, without gating, what was measured on different machines or software.
         progress: called before each measurement that is judged, and once at the end.
 
@@ -132,7 +133,8 @@ def compare(
     for done, key in enumerate(keys):
         if progress is not None:
             progress(f"{key.provider} {key.direction}, {key.workload.tokens} tokens", done, len(keys))
-        entries.append(_entry(key, olds.get(key), news.get(key), judgements.get(key), memory_margin))
+        sides = olds.get(key), news.get(key)
+        entries.append(_entry(key, *sides, judgements.get(key), memory_margin, gate_time=noise is not None))
     if progress is not None:
         progress("done", len(keys), len(keys))
     return Comparison(here, there, margin, noise, differences, tuple(entries))
@@ -152,7 +154,13 @@ def _environment(records: dict[Measured, Record], side: str) -> Environment:
 
 
 def _entry(
-    measured: Measured, base: Record | None, head: Record | None, judgement: Judgement | None, memory_margin: float
+    measured: Measured,
+    base: Record | None,
+    head: Record | None,
+    judgement: Judgement | None,
+    memory_margin: float,
+    *,
+    gate_time: bool,
 ) -> Entry:
     regressions: list[str] = []
     remarks: list[str] = []
@@ -160,7 +168,7 @@ def _entry(
     if judgement is not None and base is not None and head is not None:
         interval = low, high = ratio_interval(base.samples_ms, head.samples_ms)
         if judgement.verdict == "slower":
-            regressions.append(
+            (regressions if gate_time else remarks).append(
                 f"takes {judgement.ratio:.3f} times as long ({low:.3f} to {high:.3f}, p = {judgement.p_value:.1g})"
             )
         regressions += _memory_growth(base, head, memory_margin)

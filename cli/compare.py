@@ -21,7 +21,10 @@ def compare(
     memory_margin: Annotated[float, typer.Option(help="Percent that the peak memory may grow.")] = 5.0,
     noise: Annotated[
         Path | None,
-        typer.Option(help="Noise floor by ssabench calibrate; a margin below it is refused.", show_default=False),
+        typer.Option(
+            help="Noise floor by ssabench calibrate; a margin below it is refused. Without it no time is gated.",
+            show_default=False,
+        ),
     ] = None,
     across_machines: Annotated[
         bool,
@@ -51,8 +54,9 @@ def compare(
     faster or equivalent only if a rank test says so against the margin, corrected for the number of measurements;
     otherwise it is inconclusive, with the reason. Measure with --samples 60 to find a slowdown by 3 % at 1 % noise.
 
-    Exit code 1: a confirmed slowdown, more memory, a lost measurement or a newly failing check; 2: the files cannot be
-    compared, for instance because they come from different machines; 0: neither, be it equivalent or inconclusive.
+    Exit code 1: a confirmed slowdown (only with --noise), more memory, a lost measurement or a newly failing check; 2:
+    the files cannot be compared, for instance because they come from different machines; 0: neither, be it equivalent
+    or inconclusive.
 
     \b
     ssabench compare base.jsonl head.jsonl

@@ -34,7 +34,7 @@ def conclusion(comparison: Comparison) -> str:
     if not comparison.is_gated:
         text += f"; not gated, the environments differ: {'; '.join(comparison.differences)}"
     if comparison.noise is None:
-        text += "; how much runs of equal code differ here is unknown (ssabench calibrate)"
+        text += "; no time is gated: how much runs of equal code differ here is unknown (ssabench calibrate, --noise)"
     else:
         text += f"; noise floor {comparison.noise.margin:.2%}"
     return text
@@ -53,9 +53,9 @@ def _commit(environment: Environment) -> str:
 
 
 def table(comparison: Comparison) -> Table:
-    """A row for each measurement, regressions first."""
+    """A row for each measurement; regressions first, then slowdowns that are none."""
     rows = zip(comparison.entries, labels([entry.measured for entry in comparison.entries]), strict=True)
-    ordered = sorted(rows, key=lambda row: not row[0].regressions)
+    ordered = sorted(rows, key=lambda row: (not row[0].regressions, row[0].outcome != "slower"))
     return Table("compare", "", _HEADER, [_row(entry, label) for entry, label in ordered], prose=_PROSE)
 
 
@@ -130,7 +130,7 @@ def junit(comparison: Comparison) -> str:
 def _in_doubt(comparison: Comparison, entry: Entry) -> bool:
     if entry.regressions:
         return not comparison.is_gated
-    return entry.outcome == "inconclusive"
+    return entry.outcome in ("inconclusive", "slower")  # slower and no regression: the noise floor is not known
 
 
 def benchmark_action(comparison: Comparison) -> str:

@@ -16,6 +16,7 @@ from bench.pairing import labels
 from bench.records import Record
 
 PROVIDERS = ("ssa-triton", "dense-sdpa-flash")
+FLOOR = NoiseFloor(margin=0.005, fingerprint=GPU.fingerprint, pairs=20, left_out=0, between_runs=True)
 
 
 def run(seed: int, factor: float = 1.0, tokens: tuple[int, ...] = (8192, 16384), **changes: Any) -> list[Record]:
@@ -54,7 +55,7 @@ def test_equal_runs_have_no_regression() -> None:
 
 
 def test_a_slowdown_of_one_provider_is_its_regression_alone() -> None:
-    comparison = compare(run(1), run(2, factor=1.05))
+    comparison = compare(run(1), run(2, factor=1.05), noise=FLOOR)
     assert outcomes(comparison) == ["slower", "slower", "equivalent", "equivalent"]
     assert comparison.failed
     entry = comparison.regressed[0]
@@ -62,9 +63,16 @@ def test_a_slowdown_of_one_provider_is_its_regression_alone() -> None:
     low, high = entry.interval
     assert low < 1.05 < high
     assert entry.regressions[0].startswith("takes 1.05")
-    faster = compare(run(2, factor=1.05), run(1))
+    faster = compare(run(2, factor=1.05), run(1), noise=FLOOR)
     assert outcomes(faster) == ["faster", "faster", "equivalent", "equivalent"]
     assert not faster.failed
+
+
+def test_without_a_noise_floor_a_slowdown_is_seen_but_fails_nothing() -> None:
+    comparison = compare(run(1), run(2, factor=1.05))
+    assert outcomes(comparison) == ["slower", "slower", "equivalent", "equivalent"]
+    assert not comparison.failed
+    assert comparison.entries[0].remarks[0].startswith("takes 1.05")
 
 
 def test_of_repeated_measurements_the_newest_counts_wherever_it_stands() -> None:
@@ -93,7 +101,9 @@ def test_across_machines_nothing_fails() -> None:
     assert comparison.differences == ("driver 570.86.15 and 580.1",)
     assert comparison.regressed
     assert not comparison.failed
-    assert compare(run(1), run(2, factor=1.5), across_machines=True).failed  # one machine is gated all the same
+    assert compare(
+        run(1), run(2, factor=1.5), across_machines=True, noise=FLOOR
+    ).failed  # one machine is gated all the same
 
 
 @pytest.mark.parametrize(

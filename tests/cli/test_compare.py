@@ -12,6 +12,7 @@ from records_factory import GPU, missing, timed
 from typer.testing import CliRunner
 
 from bench.environment import fingerprint
+from bench.noise import NoiseFloor, write_noise
 from bench.records import Environment, Record, write_records
 from cli.app import app
 
@@ -34,11 +35,13 @@ def records(seed: int, slow: float = 1.0, environment: Environment = GPU) -> lis
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with base, same (as fast), slow and broken."""
+    """A folder with base, same (as fast), slow and broken, and the noise floor of their machine."""
     slow = records(3, slow=1.08)
     broken = [*records(4)[1:], missing("ssa-triton", 1000, "fwd", "failed_check", "50 % wrong | at\x1b row\n7")]
     for name, content in (("base", records(1)), ("same", records(2)), ("slow", slow), ("broken", broken)):
         write_records(tmp_path / f"{name}.jsonl", content)
+    floor = NoiseFloor(margin=0.005, fingerprint=GPU.fingerprint, pairs=20, left_out=0, between_runs=True)
+    write_noise(tmp_path / "floor.json", floor)
     return tmp_path
 
 
@@ -51,12 +54,12 @@ def test_no_regression_exits_with_0(files: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "BASE: 0123456789, NVIDIA H200\nHEAD: 0123456789, NVIDIA H200\n" in result.stdout
     assert "no regression in 20 measurements: 0 slower, 0 faster, 20 equivalent, 0 inconclusive" in result.stdout
-    assert "is unknown (ssabench calibrate)" in result.stdout
+    assert "is unknown (ssabench calibrate, --noise)" in result.stdout
 
 
 @pytest.mark.parametrize(("head", "text"), [("slow", " slower "), ("broken", " failed check ")])
 def test_a_regression_exits_with_1_and_comes_first(files: Path, head: str, text: str) -> None:
-    result = compare(files, "base", head)
+    result = compare(files, "base", head, f"--noise={files / 'floor.json'}")
     assert result.exit_code == 1, result.output
     first = next(line for line in result.stdout.splitlines() if "tokens" in line)
     assert "ssa-triton fwd, gyroid, 1,000 tokens" in first
@@ -64,15 +67,24 @@ def test_a_regression_exits_with_1_and_comes_first(files: Path, head: str, text:
     assert "1 regression in 20 measurements" in result.stdout
 
 
+def test_a_slowdown_without_a_noise_floor_comes_first_and_exits_with_0(files: Path) -> None:
+    result = compare(files, "base", "slow")
+    assert result.exit_code == 0, result.output
+    first = next(line for line in result.stdout.splitlines() if "tokens" in line)
+    assert "ssa-triton fwd, gyroid, 1,000 tokens" in first
+    assert "no regression in 20 measurements: 1 slower" in result.stdout
+    assert "no time is gated" in result.stdout
+
+
 def test_a_wide_margin_accepts_a_slowdown(files: Path) -> None:
-    assert compare(files, "base", "slow", "--margin", "12").exit_code == 0
+    assert compare(files, "base", "slow", f"--noise={files / 'floor.json'}", "--margin", "12").exit_code == 0
 
 
 def test_every_form_says_what_the_table_says(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(files / "summary.md"))
     (files / "summary.md").write_text("before\n")
     outputs = [f"--{name}={files / name}" for name in ("markdown", "junit", "benchmark-action", "bencher")]
-    result = compare(files, "base", "slow", "--github", *outputs)
+    result = compare(files, "base", "slow", f"--noise={files / 'floor.json'}", "--github", *outputs)
     assert result.exit_code == 1, result.output
 
     table = (files / "markdown").read_text()
