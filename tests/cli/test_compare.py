@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from records_factory import GPU, missing, timed
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bench.environment import fingerprint
 from bench.noise import NoiseFloor, write_noise
@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compare(files: Path, base: str, head: str, *options: str):  # type: ignore[no-untyped-def]
+def compare(files: Path, base: str, head: str, *options: str) -> Result:
     return run(app, ["compare", str(files / f"{base}.jsonl"), str(files / f"{head}.jsonl"), *options])
 
 
