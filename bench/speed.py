@@ -7,7 +7,6 @@ compression of keys and values is not.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,75 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._functorch import config as functorch_config
 
 from bench import timing
-from bench.accounting import Cost, full_attention_costs, ssa_costs
 from bench.captured import Captured, load_captured
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
-from bench.providers import Problem, Provider, block_indices, default_providers, get_provider, make_problem
-from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, Stage, read_records, write_records
+from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
+from bench.plan import Plan, validate_plan
+from bench.providers import Problem, Provider, get_provider, make_problem
+from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, read_records, write_records
 from bench.workloads import make_tokens
-from kernels.api import HEAD_DIMS, MAX_GROUP
-from kernels.testing import Inputs
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
-PASSES: tuple[Pass, ...] = ("fwd", "bwd", "fwd_bwd")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep measures.
-
-    Attributes:
-        workloads: specifications that `bench.workloads.make_tokens` reads, each measured at every one of `tokens`.
-        inputs: files of captured inputs (bench.captured), measured after the workloads at the tokens they have.
-        limit_s: seconds that one call may take; a provider predicted to need more at a size is not run there.
-        min_samples, max_seconds: fewest samples, and seconds of sampling, of a measurement.
-    """
-
-    workloads: Sequence[str]
-    tokens: Sequence[int]
-    providers: Sequence[str]
-    shape: Shape
-    inputs: Sequence[Path] = ()
-    directions: Sequence[Pass] = PASSES
-    limit_s: float = 30.0
-    min_samples: int = 5
-    max_seconds: float = 2.0
-    seed: int = 0
-
-
-def paper_plan(device: torch.device | str) -> Plan:
-    """The sweep behind the paper's run-time figure (arXiv 2505.17412v2, figure 7).
-
-    8K to 128K tokens with the model's attention: 32 heads of width 32 in 2 key-value groups, blocks of 4 and 8, windows
-    of 8 (section 4.1); the paper does not state the top-k, 8 is the default of its repository. On a CPU the same shape
-    runs in float32 on the mesh alone, at sizes that end within minutes.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    return Plan(
-        workloads=("mesh:deer",) if on_cpu else ("gyroid", "mesh:deer"),
-        tokens=(512, 1024, 2048, 4096) if on_cpu else (8192, 16384, 32768, 65536, 131072),
-        providers=default_providers(device),
-        shape=Shape(
-            heads=32,
-            kv_heads=2,
-            head_dim=32,
-            dtype="float32" if on_cpu else "bfloat16",
-            compression_block=4,
-            selection_block=8,
-            window=8,
-            window_shift=0,
-            topk=8,
-        ),
-        limit_s=4.0 if on_cpu else 30.0,
-        min_samples=3 if on_cpu else 5,
-        max_seconds=0.3 if on_cpu else 2.0,
-    )
 
 
 def run_speed(
@@ -114,7 +58,7 @@ def run_speed(
         RecordFileError: `resume` and `out` is not a record file.
     """
     device = torch.device(device)
-    _validate(plan)
+    validate_plan(plan)
     captured = [_load(path, plan.shape) for path in plan.inputs]
     providers = [get_provider(name) for name in plan.providers]
     ceilings = probe(device, getattr(torch, plan.shape.dtype))
@@ -181,18 +125,6 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One thing to time."""
-
-    stage: Stage
-    direction: Pass
-    forward: Callable[[Inputs], Tensor]
-    grads: tuple[str, ...]
-    cost: Cost
-    compile_s: float | None = None
-
-
-@dataclass(frozen=True)
 class _Run:
     plan: Plan
     device: torch.device
@@ -244,7 +176,7 @@ class _Run:
             local = provider.adapt(problem)
             compile_s = self._first_calls(provider, local)
             correctness = check_provider(provider, local)
-            jobs = self._jobs(provider, local, directions, compile_s)
+            jobs = self._jobs(provider, local, directions)
         except Exception as error:  # a provider may fail in any way; the others must still be measured
             failure = _failure(error, self.device)
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
@@ -252,56 +184,36 @@ class _Run:
         if not correctness.passed:
             failure = {"status": "failed_check", "reason": _worst(correctness)}
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
-        return records + [self._time(job, local, blank) for job in jobs]
+        return records + [self._time(job, local, blank, compile_s) for job in jobs]
+
+    def _jobs(self, provider: Provider, problem: Problem, directions: Sequence[Pass]) -> list[Job]:
+        jobs = [operator_job(provider, problem, direction) for direction in directions]
+        return jobs + branch_jobs(provider, problem, directions)
 
     def _first_calls(self, provider: Provider, problem: Problem) -> dict[Pass, float]:
         """Seconds of the first call of each pass, before anything else has compiled it."""
         seconds: dict[Pass, float] = {}
         for direction in ("fwd", "bwd"):
             if direction in self.plan.directions:
-                call = _call(lambda x: provider.forward(problem, x), provider.grads, problem, direction)
+                job = operator_job(provider, problem, direction)
+                call = job.call(problem.inputs, upstream_gradient(problem))
                 seconds[direction] = timing.first_call_seconds(call, self.device)
         return seconds
 
-    def _jobs(
-        self, provider: Provider, problem: Problem, directions: Sequence[Pass], compile_s: dict[Pass, float]
-    ) -> list[_Job]:
-        costs = provider.costs(problem)
-        jobs = [
-            _Job(
-                "total",
-                direction,
-                lambda x: provider.forward(problem, x),
-                provider.grads,
-                costs[direction],
-                compile_s.get(direction),
-            )
-            for direction in directions
-        ]
-        if provider.branches is None:
-            return jobs
-        chosen = block_indices(problem, provider.selection_impl or "auto")
-        branch_costs = ssa_costs(problem.layout, chosen, problem.shape)
-        for stage, branch in provider.branches(problem).items():
-            for direction in directions:
-                if direction == "fwd" or (direction == "bwd" and branch.grads):
-                    jobs.append(_Job(stage, direction, branch.forward, branch.grads, branch_costs[stage][direction]))
-        return jobs
-
-    def _time(self, job: _Job, problem: Problem, blank: dict[str, Any]) -> Record:
+    def _time(self, job: Job, problem: Problem, blank: dict[str, Any], compile_s: dict[Pass, float]) -> Record:
         identity: dict[str, Any] = {
             "stage": job.stage,
             "direction": job.direction,
             "flops": job.cost.flops,
-            "dense_flops": _dense_flops(problem, job.direction),
+            "dense_flops": dense_flops(problem, job.direction),
             "bytes": job.cost.bytes,
             "exponentials": job.cost.exponentials,
             "ceilings": self.ceilings,
         }
         try:
-            _upstream(problem)  # an input, not part of the peak
+            upstream = upstream_gradient(problem)  # an input, not part of the peak
             baseline = timing.allocated_bytes(self.device)
-            call = _call(job.forward, job.grads, problem, job.direction)
+            call = job.call(problem.inputs, upstream)
             samples = timing.measure(
                 call, self.device, min_samples=self.plan.min_samples, max_seconds=self.plan.max_seconds
             )
@@ -314,21 +226,9 @@ class _Run:
             status="ok",
             samples_ms=samples,
             summary=timing.summarise(samples),
-            compile_s=job.compile_s,
+            compile_s=compile_s.get(job.direction) if job.stage == "total" else None,
             peak_memory_bytes=peak,
         )
-
-
-def _validate(plan: Plan) -> None:
-    needed = ["providers", "directions"]
-    if plan.workloads or not plan.inputs:
-        needed = ["workloads", "tokens", *needed]
-    for name in needed:
-        if not getattr(plan, name):
-            raise ValueError(f"{name} must not be empty")
-    if min(plan.tokens, default=1) < 1:
-        raise ValueError(f"tokens must be positive, got {min(plan.tokens)}")
-    validate_shape(plan.shape)
 
 
 def _load(path: Path, shape: Shape) -> Captured:
@@ -345,68 +245,10 @@ def _load(path: Path, shape: Shape) -> Captured:
     return captured
 
 
-def validate_shape(shape: Shape) -> None:
-    """Whether the operator takes such a shape.
-
-    Raises:
-        ValueError: heads, head dim or top-k outside its range.
-    """
-    for name in ("heads", "kv_heads", "topk"):
-        if getattr(shape, name) < 1:
-            raise ValueError(f"{name} must be positive, got {getattr(shape, name)}")
-    if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > MAX_GROUP:
-        raise ValueError(
-            f"heads must be a multiple of kv_heads={shape.kv_heads}, at most {MAX_GROUP} times it, got {shape.heads}"
-        )
-    if not HEAD_DIMS[0] <= shape.head_dim <= HEAD_DIMS[1]:
-        raise ValueError(f"head_dim must be from {HEAD_DIMS[0]} to {HEAD_DIMS[1]}, got {shape.head_dim}")
-
-
 def _identity(record: Record) -> tuple[str, ...]:
     """What makes two records measurements of the same thing on the same machine."""
     workload, shape = record.workload.model_dump_json(), record.shape.model_dump_json()
     return (record.provider, record.stage, record.direction, workload, shape, record.environment.fingerprint)
-
-
-def _dense_flops(problem: Problem, direction: Pass) -> float:
-    samples = problem.layout.cu_seqlens.diff().tolist()
-    return full_attention_costs(problem.layout.num_tokens, samples, problem.shape)[direction].flops
-
-
-def _call(
-    forward: Callable[[Inputs], Tensor], grads: tuple[str, ...], problem: Problem, direction: Pass
-) -> Callable[[], object]:
-    """The callable whose time is the time of the pass."""
-    if direction == "fwd":
-
-        def run_forward() -> Tensor:
-            with torch.no_grad():
-                return forward(problem.inputs)
-
-        return run_forward
-
-    leaves = {name: getattr(problem.inputs, name).detach().requires_grad_() for name in grads}
-    inputs = dataclasses.replace(problem.inputs, **leaves)
-    upstream = _upstream(problem)
-
-    def gradients(o: Tensor, *, retain: bool) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(o, tuple(leaves.values()), upstream, retain_graph=retain)
-
-    if direction == "fwd_bwd":
-        return lambda: gradients(forward(inputs), retain=False)
-    o = forward(inputs)
-    return lambda: gradients(o, retain=True)
-
-
-def _upstream(problem: Problem) -> Tensor:
-    """The problem's random gradient of the output, drawn on the CPU so that it is the same on every machine."""
-
-    def draw() -> Tensor:
-        generator = torch.Generator().manual_seed(problem.workload.seed + 1)
-        q = problem.inputs.q
-        return torch.randn(q.shape, generator=generator).to(q)
-
-    return problem.once("upstream", draw)
 
 
 def _failure(error: Exception, device: torch.device) -> dict[str, Any]:

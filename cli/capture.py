@@ -63,9 +63,9 @@ def capture(
     from bench.capture import capture_inputs
     from bench.captured import load_captured, save_captured
     from bench.locality import locality
+    from bench.plan import paper_plan, validate_shape
     from bench.providers import make_problem
     from bench.records import Shape
-    from bench.speed import paper_plan, validate_shape
 
     if out.exists():
         raise ValueError(f"--out {out} exists; name another file")

@@ -21,8 +21,8 @@ def info(device: DeviceOption = None) -> None:
     from rich.table import Table
 
     from bench.environment import capture, environment_line
+    from bench.plan import paper_plan
     from bench.providers import get_provider, make_problem, provider_names
-    from bench.speed import paper_plan
     from bench.workloads import make_tokens
 
     where = resolve_device(device)

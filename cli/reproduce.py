@@ -37,7 +37,8 @@ def reproduce_speed(
     \b
     ssabench reproduce speed --out out/reproduce
     """
-    from bench.speed import paper_plan, run_speed
+    from bench.plan import paper_plan
+    from bench.speed import run_speed
     from reports.render import render
 
     where = resolve_device(device)

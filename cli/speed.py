@@ -101,9 +101,10 @@ def speed(
     ssabench speed --inputs deer.safetensors
     """
     from bench import store as runs
+    from bench.plan import PASSES, Plan, paper_plan
     from bench.providers import default_providers, match_providers
     from bench.records import Shape
-    from bench.speed import PASSES, Plan, paper_plan, run_speed
+    from bench.speed import run_speed
 
     if resume and out is None:
         raise ValueError("--resume needs --out, the file to go on with")

@@ -48,8 +48,8 @@ def tune(
     import torch
     import triton
 
+    from bench.plan import paper_plan, validate_shape
     from bench.providers import make_problem
-    from bench.speed import paper_plan, validate_shape
     from bench.tune import tune as search
     from bench.workloads import make_tokens
     from kernels.triton.configs import KERNEL_NAMES, tuned_table, user_table_path, write_table

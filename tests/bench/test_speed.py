@@ -15,9 +15,10 @@ from bench import speed, timing
 from bench.accounting import full_attention_costs
 from bench.captured import save_captured
 from bench.environment import capture
+from bench.plan import Plan, paper_plan
 from bench.providers import Problem, Provider, get_provider
 from bench.records import Ceilings, Correctness, Record, Shape, TensorError, read_records
-from bench.speed import Growth, Plan, paper_plan, run_speed
+from bench.speed import Growth, run_speed
 from bench.workloads import make_tokens
 from kernels.layout import BlockLayout
 from kernels.testing import Inputs

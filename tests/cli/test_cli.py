@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import bench.check
-import bench.speed
+import bench.plan
 from bench.environment import capture
 from bench.records import Correctness, TensorError, read_records
 from bench.tune import Trial
@@ -297,13 +297,13 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reproduce_measures_the_papers_shape_and_reports_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = dataclasses.replace(
-        bench.speed.paper_plan("cpu"),
+        bench.plan.paper_plan("cpu"),
         workloads=("gyroid",),
         tokens=(64, 96),
         providers=("dense-sdpa-cpu", "packed-sdpa-cpu"),
         max_seconds=0.0,
     )
-    monkeypatch.setattr(bench.speed, "paper_plan", lambda device: small)
+    monkeypatch.setattr(bench.plan, "paper_plan", lambda device: small)
     for _ in range(2):  # the second run replaces the first
         result = run(app, ["reproduce", "speed", "--device", "cpu", "--out", str(tmp_path)])
         assert result.exit_code == 0, result.output
