@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import bench.check
 import bench.plan
+import bench.speed
 from bench.environment import capture
 from bench.records import Correctness, TensorError, read_records
 from bench.tune import Trial
