@@ -1,0 +1,214 @@
+"""Sparse signed distance fields of triangle soups.
+
+The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with |sdf| < tau
+(paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with open sheets made
+two grid steps thick; walls inside the solid are no part of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.data.distance import triangle_distance
+from models.data.flood import Outside, find, flood
+from models.data.octree import SLACK, Grid, Near, descend
+
+RESOLUTIONS = (16, 2048)
+PAPER_TAU = 1 / 128
+# So that the eight points around every crossing of the surface are there, and an isosurface closes.
+_LEAST_STEPS = 2.0
+# Half the thickness of an open sheet, in grid steps: at less, a grid of points would miss parts of it.
+SHEET_STEPS = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class SparseSDF:
+    """Values of a signed distance field at the grid points near its surface; negative inside."""
+
+    coords: Tensor  # int32 [V, 3], in 0 .. resolution - 1, sorted by x, then y, then z
+    values: Tensor  # fp32 [V], in units of the cube [-1, 1]^3; |value| < tau
+    resolution: int
+    tau: float
+
+    @property
+    def positions(self) -> Tensor:
+        """fp32 [V, 3] in [-1, 1)."""
+        return self.coords.float() * (2 / self.resolution) - 1
+
+
+def truncation(resolution: int) -> float:
+    """The paper's tau, 1/128, or two grid steps where those are more."""
+    return max(PAPER_TAU, _LEAST_STEPS * 2 / resolution)
+
+
+def sparse_sdf(
+    vertices: NDArray[np.float64] | Tensor,
+    faces: NDArray[np.int64] | Tensor,
+    resolution: int,
+    *,
+    tau: float | None = None,
+    signed: bool = True,
+    device: torch.device | str = "cpu",
+) -> SparseSDF:
+    """Distance to a triangle soup, at all grid points nearer than `tau`.
+
+    Args:
+        vertices: [V, 3] in [-1, 1]. faces: [F, 3]. Open, intersecting, unoriented and degenerate triangles are welcome.
+        resolution: grid points along an axis.
+        tau: where the field ends; by default `truncation(resolution)`.
+        signed: else the distance to all triangles, walls inside included, without a sign.
+
+    Raises:
+        ValueError: an argument outside its range, no triangles, or coordinates that are not finite or leave the cube.
+    """
+    if not RESOLUTIONS[0] <= resolution <= RESOLUTIONS[1]:
+        raise ValueError(f"resolution must be from {RESOLUTIONS[0]} to {RESOLUTIONS[1]}, got {resolution}")
+    tau = truncation(resolution) if tau is None else tau
+    step = 2 / resolution
+    if not step <= tau <= 16 * step:
+        raise ValueError(f"tau must be from 1 to 16 grid steps of {step:g}, got {tau:g}")
+    corners = _grid_corners(vertices, faces, resolution, device)
+    grid = Grid(resolution)
+    reach = tau / step
+    if signed:
+        keys, values = _signed_distance(corners, grid, reach)
+    else:
+        keys, values = _nearest_distance(corners, grid, reach)
+    coords = grid.coords(keys, 0)
+    kept = (values.abs() < reach) & ((coords >= 0) & (coords < resolution)).all(0)
+    return SparseSDF(coords[:, kept].T.int().contiguous(), (values[kept] * step).float(), resolution, tau)
+
+
+def _grid_corners(
+    vertices: NDArray[np.float64] | Tensor, faces: NDArray[np.int64] | Tensor, resolution: int, device: torch.device | str
+) -> Tensor:
+    """fp64 [F, 3, 3] in grid units."""
+    vertices = torch.as_tensor(vertices, dtype=torch.float64, device=device)
+    faces = torch.as_tensor(faces, dtype=torch.int64, device=device)
+    if not len(faces):
+        raise ValueError("faces must not be empty")
+    if not bool(vertices.isfinite().all()):
+        raise ValueError("vertices must be finite")
+    if float(vertices.abs().max()) > 1:
+        raise ValueError(f"vertices must lie in [-1, 1], got {float(vertices.abs().max()):g}")
+    return (vertices[faces] + 1) * (resolution / 2)
+
+
+def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
+    """Sorted keys of the points within reach of the triangles, and their exact distances in fp64 grid units."""
+    found: list[tuple[Tensor, Tensor]] = []
+    exact = corners.permute(1, 2, 0)
+    for part in descend(corners.float(), grid, reach, nearest=True) if len(corners) else ():
+        if not len(part.key):
+            continue
+        keys, member = part.key.unique_consecutive(return_inverse=True)
+        least = part.distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, part.distance, "amin")
+        # Single precision left the nearest triangle among these.
+        close = part.distance <= least[member] + 2 * SLACK
+        member, triangle = member[close], part.triangle[close]
+        points = grid.coords(keys, 0).double()[:, member]
+        distance = triangle_distance(points, exact[:, :, triangle])
+        found.append((keys, distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, distance, "amin")))
+    if not found:
+        return torch.empty(0, dtype=torch.int64, device=corners.device), corners.new_empty(0)
+    keys, order = torch.cat([key for key, _ in found]).sort()
+    return keys, torch.cat([distance for _, distance in found])[order]
+
+
+def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
+    """Keys and signed distances of at least all points nearer than `reach` to the solid's surface."""
+    thin = list(descend(corners.float(), grid, 1.0))
+    outside = flood(corners, grid, thin)
+    walls, sheets = _surface(corners, grid, thin, outside)
+    wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
+    sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
+    keys = torch.cat([wall_keys, sheet_keys]).unique()
+    sign = torch.where(outside.at(keys), 1.0, -1.0).double()
+    # The union of both solids: the smaller value. Far from walls it is +-infinity.
+    values = sign * _spread(wall_keys, wall_distance, keys)
+    return keys, torch.minimum(values, _spread(sheet_keys, sheet_distance - SHEET_STEPS, keys))
+
+
+def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
+    """Values by key; infinity for keys that are not known."""
+    index, found = find(known, keys)
+    spread = values.new_full((len(keys),), math.inf)
+    spread[found] = values[index[found]]
+    return spread
+
+
+def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], outside: Outside) -> tuple[Tensor, Tensor]:
+    """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
+
+    What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next to
+    it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
+    unless it is thinner than the grid. A triangle with different things beside it is cut, down to a grid step.
+    """
+    walls, sheets = [], []
+    while len(corners):
+        pairs = [(part.triangle[close], part.key[close]) for part in near for close in [_overlaps(part)]]
+        triangle = torch.cat([first for first, _ in pairs])
+        keys, member = torch.cat([second for _, second in pairs]).unique(return_inverse=True)
+        on_outside, on_inside = (flag[member] for flag in _sides(keys, grid, outside))
+        somewhere_outside, somewhere_inside = (
+            _any(flag, triangle, len(corners)) for flag in (on_outside, on_inside)
+        )
+        everywhere_outside, everywhere_inside = (
+            ~_any(~flag, triangle, len(corners)) for flag in (on_outside, on_inside)
+        )
+        small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= 1
+        wall = torch.where(small, somewhere_outside & somewhere_inside, everywhere_outside & everywhere_inside)
+        sheet = everywhere_outside & ~somewhere_inside
+        walls.append(corners[wall])
+        sheets.append(corners[sheet])
+        corners = corners[~(wall | sheet | small) & somewhere_outside]
+        for _ in range(3):
+            corners = _halves(corners)
+        near = descend(corners.float(), grid, math.sqrt(3) / 2) if len(corners) else ()
+    return torch.cat(walls), torch.cat(sheets)
+
+
+def _overlaps(part: Near) -> Tensor:
+    """Pairs whose triangle may reach into the unit cell around the point."""
+    return part.distance <= math.sqrt(3) / 2 + SLACK
+
+
+def _any(flag: Tensor, member: Tensor, groups: int) -> Tensor:
+    """Whether the flag holds for any of a group."""
+    found = torch.zeros(groups, dtype=torch.bool, device=flag.device)
+    found[member[flag]] = True
+    return found
+
+
+def _halves(corners: Tensor) -> Tensor:
+    """The triangles cut at the middle of their longest sides."""
+    which = (corners.roll(-1, 1) - corners).norm(dim=2).argmax(1)  # the side from corner `which` to the next
+    turn = (which[:, None] + torch.arange(3, device=corners.device)) % 3
+    a, b, c = corners.gather(1, turn[:, :, None].expand(-1, -1, 3)).unbind(1)
+    middle = (a + b) / 2
+    return torch.cat([torch.stack([a, middle, c], 1), torch.stack([middle, b, c], 1)])
+
+
+def _sides(keys: Tensor, grid: Grid, outside: Outside) -> tuple[Tensor, Tensor]:
+    """For points by key, whether some point of the 3^3 block around is outside, and whether some is not."""
+    here = outside.at(keys)
+    found = [here.clone(), ~here]
+    coords = grid.coords(keys, 0)
+    # Nearest first: most points need no more than the neighbours along the axes.
+    for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
+        open_ends = (~(found[0] & found[1])).nonzero()[:, 0]
+        if not len(open_ends):
+            break
+        moved = coords[:, open_ends] + torch.tensor(shift, device=keys.device)[:, None]
+        there = outside.at(grid.key(moved, 0))
+        found[0][open_ends] |= there
+        found[1][open_ends] |= ~there
+    return found[0], found[1]
