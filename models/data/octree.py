@@ -83,7 +83,7 @@ def descend(corners: Tensor, grid: Grid, reach: float, *, nearest: bool = False)
         Parts that together hold every pair once. Their points and empty cells together are the whole grid, margin
         included, every place once.
     """
-    corners = corners.permute(1, 2, 0).contiguous()  # [corner, coordinate, F]
+    corners = corners.contiguous()
     chunk = _CHUNK[corners.device.type]
     triangle, key = _roots(corners, grid, reach, chunk)
     roots = torch.arange(grid.side(grid.root_level) ** 3, device=key.device)
@@ -115,8 +115,8 @@ def _nowhere(*empty: Cells) -> Near:
 def _roots(corners: Tensor, grid: Grid, reach: float, chunk: int) -> tuple[Tensor, Tensor]:
     """Pairs of triangles and coarsest cells that their boxes reach, sorted by cell."""
     size = 2**grid.root_level
-    low = ((corners.amin(0) - reach - SLACK) / size).floor().long()
-    high = ((corners.amax(0) + reach + SLACK) / size).floor().long()
+    low = ((corners.amin(1).T - reach - SLACK) / size).floor().long()
+    high = ((corners.amax(1).T + reach + SLACK) / size).floor().long()
     last = grid.side(grid.root_level) - 2 * grid.margin(grid.root_level)
     low, high = low.clamp(-1, last), high.clamp(-1, last)
     extent = high - low + 1
@@ -169,7 +169,7 @@ def _middle(key: Tensor) -> int:
 def _near(cell: Tensor, triangle: Tensor, corners: Tensor, level: int, reach: float) -> tuple[Tensor, Tensor]:
     """Whether any grid point of a cell may be within reach of the triangle, and the distance of the cell's centre."""
     centre = cell * 2.0**level + (2**level - 1) / 2
-    distance = triangle_distance(centre.to(corners.dtype), corners[:, :, triangle])
+    distance = triangle_distance(centre.to(corners.dtype), corners, triangle)
     return distance <= reach + _radius(level) + SLACK, distance
 
 

@@ -27,6 +27,8 @@ PAPER_TAU = 1 / 128
 _LEAST_STEPS = 2.0
 # Half the thickness of an open sheet, in grid steps: at less, a grid of points would miss parts of it.
 SHEET_STEPS = 1.0
+# Pieces of triangles with different things beside them are not cut below this size.
+_PIECE_STEPS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ def _grid_corners(
 def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
     """Sorted keys of the points within reach of the triangles, and their exact distances in fp64 grid units."""
     found: list[tuple[Tensor, Tensor]] = []
-    exact = corners.permute(1, 2, 0)
+    corners = corners.contiguous()
     for part in descend(corners.float(), grid, reach, nearest=True) if len(corners) else ():
         if not len(part.key):
             continue
@@ -115,7 +117,7 @@ def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor
         close = part.distance <= least[member] + 2 * SLACK
         member, triangle = member[close], part.triangle[close]
         points = grid.coords(keys, 0).double()[:, member]
-        distance = triangle_distance(points, exact[:, :, triangle])
+        distance = triangle_distance(points, corners, triangle)
         found.append((keys, distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, distance, "amin")))
     if not found:
         return torch.empty(0, dtype=torch.int64, device=corners.device), corners.new_empty(0)
@@ -164,13 +166,13 @@ def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], outside: Outside
         everywhere_outside, everywhere_inside = (
             ~_any(~flag, triangle, len(corners)) for flag in (on_outside, on_inside)
         )
-        small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= 1
+        small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= _PIECE_STEPS
         wall = torch.where(small, somewhere_outside & somewhere_inside, everywhere_outside & everywhere_inside)
         sheet = everywhere_outside & ~somewhere_inside
         walls.append(corners[wall])
         sheets.append(corners[sheet])
         corners = corners[~(wall | sheet | small) & somewhere_outside]
-        for _ in range(3):
+        for _ in range(2):
             corners = _halves(corners)
         near = descend(corners.float(), grid, math.sqrt(3) / 2) if len(corners) else ()
     return torch.cat(walls), torch.cat(sheets)

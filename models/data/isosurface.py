@@ -1,0 +1,151 @@
+"""Isosurface of a sparse field: marching cubes over the cells whose eight corners are known.
+
+After Lorensen and Cline (1987). The triangles of the 256 cases are derived here, not listed: crossings are joined along the
+faces of the cell, always so that inside corners on a diagonal stay apart. The rule depends on the face alone, so both
+cells at a face agree, and the surface closes wherever the field does.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.data.flood import find
+from models.data.sdf import SparseSDF
+
+# Corner i of a cell lies at (i >> 2, i >> 1 & 1, i & 1). An edge joins the corners that differ in one of these.
+_EDGES = [(i, i | bit) for bit in (4, 2, 1) for i in range(8) if not i & bit]
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A triangle mesh; normals point to where the field is positive."""
+
+    vertices: Tensor  # fp32 [V, 3] in [-1, 1]
+    faces: Tensor  # int64 [F, 3], anticlockwise seen from outside
+    normals: Tensor  # fp32 [V, 3], unit: the field's gradient
+
+
+def isosurface(field: SparseSDF) -> Surface:
+    """Where the field is zero, by linear interpolation along the edges of the grid.
+
+    Memory follows the number of grid points in the field. Where a corner of a cell is missing the surface has a border;
+    with tau of two grid steps or more it has none.
+    """
+    side = field.resolution + 1  # no neighbour of the last point is the first of the next row
+    coords = field.coords.long()
+    keys = (coords[:, 0] * side + coords[:, 1]) * side + coords[:, 2]  # sorted, as the coords are
+    strides = torch.tensor([side * side, side, 1], device=keys.device)
+    corner_shift = [int((strides * torch.tensor(_offset(i), device=keys.device)).sum()) for i in range(8)]
+
+    cell = torch.arange(len(keys), device=keys.device)
+    corners = [cell]
+    for shift in corner_shift[1:]:
+        index, found = find(keys, keys[cell] + shift)
+        cell = cell[found]
+        corners = [known[found] for known in corners] + [index[found]]
+    corner = torch.stack(corners, 1) if len(keys) else keys.new_empty(0, 8)  # [C, 8]
+    inside = field.values[corner] < 0
+    case = (inside.long() << torch.arange(8, device=keys.device)).sum(1)
+    mixed = (case != 0) & (case != 255)
+    corner, case = corner[mixed], case[mixed]
+
+    # A vertex belongs to an edge of the grid: its lower end and its axis.
+    triangles, count = _case_table(str(keys.device))
+    member = torch.repeat_interleave(torch.arange(len(case), device=keys.device), count[case])
+    rank = torch.arange(len(member), device=keys.device) - (count.cumsum(0)[case] * 0 + _starts(count[case]))[member]
+    edge = triangles[case[member], rank]  # [T, 3]
+    ends = torch.tensor(_EDGES, device=keys.device)[edge]  # [T, 3, 2]
+    low, high = (corner[member[:, None], ends[:, :, end]] for end in (0, 1))
+    axis = edge // 4
+    name, faces = (low * 3 + axis).reshape(-1).unique(return_inverse=True)
+    faces = faces.view(-1, 3)
+    start, end = name // 3, torch.empty_like(name)
+    end[faces.reshape(-1)] = high.reshape(-1)
+    # Equal crossings of one grid point with a value of zero make triangles of no area; they keep the surface closed.
+    value = field.values[torch.stack([start, end])]
+    t = value[0] / (value[0] - value[1])
+    normals = torch.lerp(_gradient(field, keys, start, strides), _gradient(field, keys, end, strides), t[:, None])
+    points = torch.lerp(coords[start].float(), coords[end].float(), t[:, None])
+    return Surface(
+        points * (2 / field.resolution) - 1, faces, torch.nn.functional.normalize(normals, dim=1)
+    )
+
+
+def _offset(corner: int) -> tuple[int, int, int]:
+    return corner >> 2, corner >> 1 & 1, corner & 1
+
+
+def _starts(count: Tensor) -> Tensor:
+    return count.cumsum(0) - count
+
+
+def _gradient(field: SparseSDF, keys: Tensor, point: Tensor, strides: Tensor) -> Tensor:
+    """fp32 [P, 3]: central differences, one-sided where a neighbour is missing."""
+    parts = []
+    for stride in strides.tolist():
+        (after, has_after), (before, has_before) = (find(keys, keys[point] + step) for step in (stride, -stride))
+        up = torch.where(has_after, field.values[after], field.values[point])
+        down = torch.where(has_before, field.values[before], field.values[point])
+        parts.append((up - down) / (has_after.float() + has_before.float()).clamp(min=1))
+    return torch.stack(parts, 1)
+
+
+@functools.cache
+def _case_table(device: str) -> tuple[Tensor, Tensor]:
+    """Triangles of each case, int64 [256, most, 3] of edge numbers, and their number, int64 [256]."""
+    cases = [_triangulate(case) for case in range(256)]
+    most = max(map(len, cases))
+    padded = [triangles + [(0, 0, 0)] * (most - len(triangles)) for triangles in cases]
+    return torch.tensor(padded, device=device), torch.tensor([len(triangles) for triangles in cases], device=device)
+
+
+def _triangulate(case: int) -> list[tuple[int, int, int]]:
+    """Fans over the loops of crossings of one case."""
+    following = dict(itertools.chain.from_iterable(_face_segments(case, face) for face in _faces()))
+    triangles = []
+    while following:
+        first, current = following.popitem()
+        loop = [first]
+        while current != first:
+            loop.append(current)
+            current = following.pop(current)
+        triangles += [(loop[0], loop[i], loop[i + 1]) for i in range(1, len(loop) - 1)]
+    return triangles
+
+
+def _faces() -> list[tuple[int, int, int, int]]:
+    """Corners around each of the six faces, anticlockwise seen from outside the cell."""
+    faces = []
+    for bit, (next_bit, last_bit) in ((4, (2, 1)), (2, (1, 4)), (1, (4, 2))):
+        around = (0, next_bit, next_bit | last_bit, last_bit)
+        faces.append(tuple(corner | bit for corner in around))
+        faces.append(tuple(reversed(around)))
+    return faces  # type: ignore[return-value]
+
+
+def _face_segments(case: int, face: tuple[int, int, int, int]) -> list[tuple[int, int]]:
+    """Directed segments on a face, from crossing to crossing, with the inside on the same hand in every face.
+
+    Going around, each way out of the inside is joined to the way in before it, so that every run of inside corners is cut
+    off by a segment of its own.
+    """
+    inside = [bool(case >> corner & 1) for corner in face]
+    segments = []
+    for i in range(4):
+        if inside[i] and not inside[(i + 1) % 4]:
+            entry = i
+            while inside[(entry - 1) % 4]:
+                entry -= 1
+            leave = _edge_number(face[i], face[(i + 1) % 4])
+            enter = _edge_number(face[(entry - 1) % 4], face[entry % 4])
+            segments.append((leave, enter))
+    return segments
+
+
+def _edge_number(a: int, b: int) -> int:
+    return _EDGES.index((min(a, b), max(a, b)))
