@@ -21,26 +21,29 @@ _EDGE_SLACK = 1e-9
 _ON_SURFACE = 1e-7
 
 
+INSIDE, OUTSIDE, ON_SURFACE = 0, 1, 2
+
+
 @dataclass(frozen=True)
-class Outside:
-    """Every place of the grid by level: sorted keys and whether they are outside."""
+class Sides:
+    """Every place of the grid by level: sorted keys and on which side they are."""
 
     grid: Grid
-    levels: tuple[tuple[Tensor, Tensor], ...]  # finest first: int64 [C], bool [C]
+    levels: tuple[tuple[Tensor, Tensor], ...]  # finest first: int64 [C], sides int8 [C]
 
     def at(self, keys: Tensor) -> Tensor:
-        """bool [P] for grid points by key of level 0."""
-        answer = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+        """Sides, int8 [P], of grid points by key of level 0: `OUTSIDE`, `INSIDE` or `ON_SURFACE`."""
+        answer = torch.zeros(len(keys), dtype=torch.int8, device=keys.device)
         missing = torch.arange(len(keys), device=keys.device)
         coords = self.grid.coords(keys, 0)
-        for level, (known, outside) in enumerate(self.levels):
+        for level, (known, sides) in enumerate(self.levels):
             index, found = find(known, self.grid.key(coords[:, missing] >> level, level))
-            answer[missing[found]] = outside[index[found]]
+            answer[missing[found]] = sides[index[found]]
             missing = missing[~found]
         return answer
 
 
-def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Outside:
+def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Sides:
     """Fill from the margin of the grid.
 
     Args:
@@ -61,13 +64,13 @@ def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Outside:
     first = [0]  # node number of the first cell of each level
     for known in keys:
         first.append(first[-1] + len(known))
-    edges = _edges(keys, first, corners, grid)
-    component = connected_components(edges, first[-1])
+    barred, touching = barred_steps(corners, grid)
+    component = connected_components(_edges(keys, first, barred, grid), first[-1])
     far = component[first[grid.root_level]]  # the first coarsest cell is a corner of the margin
-    outside = component == far
-    return Outside(
-        grid, tuple((known, outside[a:b]) for known, a, b in zip(keys, first[:-1], first[1:], strict=True))
-    )
+    sides = torch.where(component == far, OUTSIDE, INSIDE).to(torch.int8)
+    index, found = find(keys[0], touching)
+    sides[index[found]] = ON_SURFACE
+    return Sides(grid, tuple((known, sides[a:b]) for known, a, b in zip(keys, first[:-1], first[1:], strict=True)))
 
 
 def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,9 +81,8 @@ def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return index, known[index] == keys
 
 
-def _edges(keys: list[Tensor], first: list[int], corners: Tensor, grid: Grid) -> Tensor:
+def _edges(keys: list[Tensor], first: list[int], barred: list[Tensor], grid: Grid) -> Tensor:
     """int64 [2, E]: neighbouring nodes with free passage."""
-    barred = barred_steps(corners, grid)
     edges = []
     for level, known in enumerate(keys):
         node = torch.arange(len(known), device=known.device)
@@ -110,14 +112,14 @@ def _edges(keys: list[Tensor], first: list[int], corners: Tensor, grid: Grid) ->
     return torch.cat(edges, dim=1)
 
 
-def barred_steps(corners: Tensor, grid: Grid) -> list[Tensor]:
-    """For each axis the sorted keys of the grid points whose step to the next point meets a triangle."""
-    corners = corners.double()
-    return [_crossings(corners, axis, grid).unique() for axis in range(3)]
+def barred_steps(corners: Tensor, grid: Grid) -> tuple[list[Tensor], Tensor]:
+    """Sorted keys: for each axis the points whose step to the next one meets a triangle, and the points on a triangle."""
+    crossings = [_crossings(corners.double(), axis, grid) for axis in range(3)]
+    return [barred.unique() for barred, _ in crossings], torch.cat([touching for _, touching in crossings]).unique()
 
 
-def _crossings(corners: Tensor, axis: int, grid: Grid) -> Tensor:
-    """Keys of the points below every crossing of a triangle and a grid line along `axis`."""
+def _crossings(corners: Tensor, axis: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Keys of the points below every crossing of a triangle and a grid line along `axis`, and of the points at one."""
     u, v = [other for other in range(3) if other != axis]
     a, b, c = corners.unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
@@ -125,7 +127,8 @@ def _crossings(corners: Tensor, axis: int, grid: Grid) -> Tensor:
     upright = normal[:, axis] == 0
     corners, normal = corners[~upright], normal[~upright]
     if not len(corners):
-        return torch.empty(0, dtype=torch.int64, device=corners.device)
+        none = torch.empty(0, dtype=torch.int64, device=corners.device)
+        return none, none
 
     member, row = expand_ranges(corners[:, :, v].amin(1) - _EDGE_SLACK, corners[:, :, v].amax(1) + _EDGE_SLACK)
     low, high = _row_interval(corners[:, :, u], corners[:, :, v], member, row)
@@ -144,7 +147,7 @@ def _crossings(corners: Tensor, axis: int, grid: Grid) -> Tensor:
     point[u], point[v], point[axis] = column, row, torch.where(touching, on_point, below).long()
     barred = grid.key(point, 0)
     stride = grid.side(0) ** (2 - axis)
-    return torch.cat([barred, barred[touching] - stride])
+    return torch.cat([barred, barred[touching] - stride]), barred[touching]
 
 
 def _row_interval(u: Tensor, v: Tensor, member: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def isosurface(field: SparseSDF) -> Surface:
     # A vertex belongs to an edge of the grid: its lower end and its axis.
     triangles, count = _case_table(str(keys.device))
     member = torch.repeat_interleave(torch.arange(len(case), device=keys.device), count[case])
-    rank = torch.arange(len(member), device=keys.device) - (count.cumsum(0)[case] * 0 + _starts(count[case]))[member]
+    rank = torch.arange(len(member), device=keys.device) - _starts(count[case])[member]
     edge = triangles[case[member], rank]  # [T, 3]
     ends = torch.tensor(_EDGES, device=keys.device)[edge]  # [T, 3, 2]
     low, high = (corner[member[:, None], ends[:, :, end]] for end in (0, 1))
@@ -105,7 +105,7 @@ def _case_table(device: str) -> tuple[Tensor, Tensor]:
 
 
 def _triangulate(case: int) -> list[tuple[int, int, int]]:
-    """Fans over the loops of crossings of one case."""
+    """Triangles over the loops of crossings of one case."""
     following = dict(itertools.chain.from_iterable(_face_segments(case, face) for face in _faces()))
     triangles = []
     while following:
@@ -114,8 +114,36 @@ def _triangulate(case: int) -> list[tuple[int, int, int]]:
         while current != first:
             loop.append(current)
             current = following.pop(current)
-        triangles += [(loop[0], loop[i], loop[i + 1]) for i in range(1, len(loop) - 1)]
+        triangles += _fill(tuple(loop))
     return triangles
+
+
+def _fill(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Triangles over a loop, none with a diagonal in a face of the cell: the cell beyond might have the same.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if len(loop) == 3:
+        return [loop]  # type: ignore[list-item]
+    first, last = loop[0], loop[-1]
+    for middle in range(1, len(loop) - 1):  # the third corner of the triangle at the side from last to first
+        parts = [loop[: middle + 1], loop[middle:]]
+        diagonals = [(part[0], part[-1]) for part in parts if len(part) > 2]
+        if any(_share_a_face(*diagonal) for diagonal in diagonals):
+            continue
+        try:
+            rest = [_fill(part) for part in parts if len(part) > 2]
+        except ValueError:
+            continue
+        return [(first, loop[middle], last), *itertools.chain.from_iterable(rest)]
+    raise ValueError(f"no triangles over {loop}")
+
+
+def _share_a_face(a: int, b: int) -> bool:
+    """Whether two edges of the cell lie in one of its faces."""
+    corners = [*_EDGES[a], *_EDGES[b]]
+    return any(len({corner & bit for corner in corners}) == 1 for bit in (4, 2, 1))
 
 
 def _faces() -> list[tuple[int, int, int, int]]:
@@ -131,8 +159,8 @@ def _faces() -> list[tuple[int, int, int, int]]:
 def _face_segments(case: int, face: tuple[int, int, int, int]) -> list[tuple[int, int]]:
     """Directed segments on a face, from crossing to crossing, with the inside on the same hand in every face.
 
-    Going around, each way out of the inside is joined to the way in before it, so that every run of inside corners is cut
-    off by a segment of its own.
+    Going around, each way into the inside is joined to the next way out, so that every run of inside corners is cut off by
+    a segment of its own.
     """
     inside = [bool(case >> corner & 1) for corner in face]
     segments = []
@@ -143,7 +171,7 @@ def _face_segments(case: int, face: tuple[int, int, int, int]) -> list[tuple[int
                 entry -= 1
             leave = _edge_number(face[i], face[(i + 1) % 4])
             enter = _edge_number(face[(entry - 1) % 4], face[entry % 4])
-            segments.append((leave, enter))
+            segments.append((enter, leave))
     return segments
 
 

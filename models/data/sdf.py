@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.distance import triangle_distance
-from models.data.flood import Outside, find, flood
+from models.data.flood import INSIDE, OUTSIDE, Sides, find, flood
 from models.data.octree import SLACK, Grid, Near, descend
 
 RESOLUTIONS = (16, 2048)
@@ -27,6 +27,8 @@ PAPER_TAU = 1 / 128
 _LEAST_STEPS = 2.0
 # Half the thickness of an open sheet, in grid steps: at less, a grid of points would miss parts of it.
 SHEET_STEPS = 1.0
+# Of a point on the surface, in grid steps, so that the field has a sign everywhere.
+_LEAST = 1e-6
 # Pieces of triangles with different things beside them are not cut below this size.
 _PIECE_STEPS = 2.0
 
@@ -128,14 +130,14 @@ def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor
 def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
     """Keys and signed distances of at least all points nearer than `reach` to the solid's surface."""
     thin = list(descend(corners.float(), grid, 1.0))
-    outside = flood(corners, grid, thin)
-    walls, sheets = _surface(corners, grid, thin, outside)
+    sides = flood(corners, grid, thin)
+    walls, sheets = _surface(corners, grid, thin, sides)
     wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
     sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
     keys = torch.cat([wall_keys, sheet_keys]).unique()
-    sign = torch.where(outside.at(keys), 1.0, -1.0).double()
-    # The union of both solids: the smaller value. Far from walls it is +-infinity.
-    values = sign * _spread(wall_keys, wall_distance, keys)
+    sign = torch.where(sides.at(keys) == OUTSIDE, 1.0, -1.0).double()
+    # The union of both solids: the smaller value. Far from walls it is +-infinity. A point on the surface is inside.
+    values = sign * _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
     return keys, torch.minimum(values, _spread(sheet_keys, sheet_distance - SHEET_STEPS, keys))
 
 
@@ -147,7 +149,7 @@ def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     return spread
 
 
-def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], outside: Outside) -> tuple[Tensor, Tensor]:
+def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], sides: Sides) -> tuple[Tensor, Tensor]:
     """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
 
     What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next to
@@ -159,7 +161,7 @@ def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], outside: Outside
         pairs = [(part.triangle[close], part.key[close]) for part in near for close in [_overlaps(part)]]
         triangle = torch.cat([first for first, _ in pairs])
         keys, member = torch.cat([second for _, second in pairs]).unique(return_inverse=True)
-        on_outside, on_inside = (flag[member] for flag in _sides(keys, grid, outside))
+        on_outside, on_inside = (flag[member] for flag in _beside(keys, grid, sides))
         somewhere_outside, somewhere_inside = (
             _any(flag, triangle, len(corners)) for flag in (on_outside, on_inside)
         )
@@ -199,18 +201,18 @@ def _halves(corners: Tensor) -> Tensor:
     return torch.cat([torch.stack([a, middle, c], 1), torch.stack([middle, b, c], 1)])
 
 
-def _sides(keys: Tensor, grid: Grid, outside: Outside) -> tuple[Tensor, Tensor]:
-    """For points by key, whether some point of the 3^3 block around is outside, and whether some is not."""
-    here = outside.at(keys)
-    found = [here.clone(), ~here]
+def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
+    """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
+    here = sides.at(keys)
+    outside, inside = here == OUTSIDE, here == INSIDE
     coords = grid.coords(keys, 0)
     # Nearest first: most points need no more than the neighbours along the axes.
     for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
-        open_ends = (~(found[0] & found[1])).nonzero()[:, 0]
-        if not len(open_ends):
+        unsettled = (~(outside & inside)).nonzero()[:, 0]
+        if not len(unsettled):
             break
-        moved = coords[:, open_ends] + torch.tensor(shift, device=keys.device)[:, None]
-        there = outside.at(grid.key(moved, 0))
-        found[0][open_ends] |= there
-        found[1][open_ends] |= ~there
-    return found[0], found[1]
+        moved = coords[:, unsettled] + torch.tensor(shift, device=keys.device)[:, None]
+        there = sides.at(grid.key(moved, 0))
+        outside[unsettled] |= there == OUTSIDE
+        inside[unsettled] |= there == INSIDE
+    return outside, inside
