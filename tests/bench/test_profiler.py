@@ -171,58 +171,67 @@ def test_a_bare_run_needs_a_gpu() -> None:
         run_bare(SMALL)
 
 
+ON_A_GPU = Target(
+    stage="slc",
+    direction="bwd",
+    provider="ssa-triton",
+    shape=SHAPE.model_copy(update={"heads": 8, "head_dim": 32, "dtype": "bfloat16", "topk": 4}),
+    device="cuda",
+    tokens=4096,
+)
+AGAIN = (sys.executable, "-m", "cli", "profile", "slc", "--pass", "bwd", "--tokens", "4096", "--bare")
+
+
+@pytest.fixture(scope="module")
+def on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return profile(ON_A_GPU, tmp_path_factory.mktemp("profile"), again=AGAIN)
+
+
 @pytest.mark.gpu
-class TestOnAGpu:
-    TARGET = Target(
-        stage="slc",
-        direction="bwd",
-        provider="ssa-triton",
-        shape=SHAPE.model_copy(update={"heads": 8, "head_dim": 32, "dtype": "bfloat16", "topk": 4}),
-        device="cuda",
-        tokens=4096,
-    )
-    AGAIN = (sys.executable, "-m", "cli", "profile", "slc", "--pass", "bwd", "--tokens", "4096", "--bare")
+def test_our_kernels_have_resources_occupancy_and_rates(on_a_gpu: Profile) -> None:
+    rows = {row.name: row for row in on_a_gpu.rows}
+    for name in ("_segment_dq_kernel", "_segment_dkv_kernel"):
+        row = rows[name]
+        assert row.launches >= 1
+        assert row.programs
+        assert row.threads
+        assert row.threads % 32 == 0
+        assert row.registers
+        assert 0 < row.registers <= 255
+        assert row.local_bytes is not None
+        assert row.shared_bytes is not None
+        assert row.resident_programs
+        assert row.matrix_share is not None
+        assert 0 < row.matrix_share < 1
+    assert sum(row.share for row in on_a_gpu.rows) == pytest.approx(1)
+    assert on_a_gpu.milliseconds == pytest.approx(sum(row.milliseconds for row in on_a_gpu.rows))
 
-    @pytest.fixture(scope="class")
-    def found(self, tmp_path_factory: pytest.TempPathFactory) -> Profile:
-        return profile(self.TARGET, tmp_path_factory.mktemp("profile"), again=self.AGAIN)
 
-    def test_our_kernels_have_resources_occupancy_and_rates(self, found: Profile) -> None:
-        rows = {row.name: row for row in found.rows}
-        for name in ("_segment_dq_kernel", "_segment_dkv_kernel"):
-            row = rows[name]
-            assert row.launches >= 1
-            assert row.programs
-            assert row.threads
-            assert row.threads % 32 == 0
-            assert row.registers
-            assert 0 < row.registers <= 255
-            assert row.local_bytes is not None
-            assert row.shared_bytes is not None
-            assert row.resident_programs
-            assert row.matrix_share is not None
-            assert 0 < row.matrix_share < 1
-        assert sum(row.share for row in found.rows) == pytest.approx(1)
-        assert found.milliseconds == pytest.approx(sum(row.milliseconds for row in found.rows))
+@pytest.mark.gpu
+def test_the_hot_path_never_waits_for_the_device(on_a_gpu: Profile) -> None:
+    assert on_a_gpu.synchronizations == {}
 
-    def test_the_hot_path_never_waits_for_the_device(self, found: Profile) -> None:
-        assert found.synchronizations == {}
 
-    def test_proton_writes_its_profile(self, found: Profile) -> None:
-        assert not [note for note in found.notes if "Proton" in note]
-        (path,) = (path for path in found.files if path.name == "proton.hatchet")
-        assert "_segment_dkv_kernel" in path.read_text()
+@pytest.mark.gpu
+def test_proton_writes_its_profile(on_a_gpu: Profile) -> None:
+    assert not [note for note in on_a_gpu.notes if "Proton" in note]
+    (path,) = (path for path in on_a_gpu.files if path.name == "proton.hatchet")
+    assert "_segment_dkv_kernel" in path.read_text()
 
-    def test_ncu_measures_the_kernels_of_one_call_or_says_why_not(self, found: Profile) -> None:
-        if found.launches:
-            assert {"_segment_dq_kernel", "_segment_dkv_kernel"} <= {launch.kernel for launch in found.launches}
-            assert any(path.name == "ncu.csv" for path in found.files)
-        else:
-            (reason,) = (note for note in found.notes if note.startswith("no counters of ncu: "))
-            assert "\n" not in reason
 
-    def test_a_bare_run_ends_well(self) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(self.AGAIN, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert torch.cuda.is_available()
+@pytest.mark.gpu
+def test_ncu_measures_the_kernels_of_one_call_or_says_why_not(on_a_gpu: Profile) -> None:
+    if on_a_gpu.launches:
+        assert {"_segment_dq_kernel", "_segment_dkv_kernel"} <= {launch.kernel for launch in on_a_gpu.launches}
+        assert any(path.name == "ncu.csv" for path in on_a_gpu.files)
+    else:
+        (reason,) = (note for note in on_a_gpu.notes if note.startswith("no counters of ncu: "))
+        assert "\n" not in reason
+
+
+@pytest.mark.gpu
+def test_a_bare_run_ends_well() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(AGAIN, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert torch.cuda.is_available()
