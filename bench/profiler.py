@@ -11,7 +11,7 @@ import multiprocessing
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ _Variant = tuple[str, int | None, int | None]  # of a kernel: name, registers an
 
 CALLS: Final = 10
 _WARM_UPS = 3
+_PROTON_TIMEOUT_S = 300
 _OUTSIDE = "outside operators"  # on a CPU: Python, and kernels in Triton's interpreter
 _FILES = ("trace.json", "kernels.csv", "profile.json", "proton.hatchet", "ncu.ncu-rep", "ncu.csv")
 
@@ -86,6 +87,7 @@ def profile(
     notes: list[str] = []
     synchronizations: dict[str, float] = {}
     kernels: list[str] = []
+    launches = 0
     if device.type == "cuda":
         found = read_trace(trace)
         if found.without_launch:
@@ -109,20 +111,16 @@ def profile(
     else:
         rows, milliseconds = _host_rows(recorded)
         notes.append("no GPU: neither kernels nor Proton nor ncu")
-        launches = 0
     command = ncu_command(again, kernels, -(-launches // CALLS) or None, out / "ncu")
     tell("ncu")
     measured: list[NcuLaunch] = []
-    reason = None
     if device.type == "cuda" and with_ncu:
         try:
             details = run_ncu(command, out / "ncu")
             measured = parse_ncu(details)
             write_whole(out / "ncu.csv", [details])
         except (NcuError, ValueError) as error:
-            reason = str(error)
-    if reason is not None:
-        notes.append(f"no counters of ncu: {reason}")
+            notes.append(f"no counters of ncu: {error}")
     if progress is not None:
         progress("done", len(steps), len(steps))
 
@@ -228,20 +226,37 @@ def _exported(recorded: torch_profile, folder: Path) -> bytes:
 
 
 def _record_proton(target: Target, out: Path) -> list[str]:
-    """Write Proton's profile of a call; else a note that says why not.
+    """Write Proton's profile of the calls; else a note that says why not.
 
     In a process of its own: a process has one subscriber to CUPTI, and torch's profiler stays subscribed.
     """
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir=out) as scratch,
-            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process,
-        ):
-            process.submit(_run_proton, target, str(Path(scratch) / "proton")).result()
-            write_whole(out / "proton.hatchet", [(Path(scratch) / "proton.hatchet").read_bytes()])
-    except Exception as error:  # an extra view must not cost the others
-        return [f"no profile by Proton: {(str(error).strip() or type(error).__name__).splitlines()[0]}"]
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        receiver, sender = context.Pipe(duplex=False)
+        name = str(Path(scratch) / "proton")
+        child = context.Process(target=_answer_for_proton, args=(sender, target, name), daemon=True)
+        child.start()
+        sender.close()  # the child has the only one now, so its death ends the wait
+        try:
+            reason = receiver.recv() if receiver.poll(_PROTON_TIMEOUT_S) else f"no answer in {_PROTON_TIMEOUT_S} s"
+        except EOFError:
+            reason = "its process died"
+        child.join(timeout=10)
+        child.kill()
+        if reason is not None:
+            return [f"no profile by Proton: {reason}"]
+        write_whole(out / "proton.hatchet", [Path(f"{name}.hatchet").read_bytes()])
     return []
+
+
+def _answer_for_proton(sender: Connection, target: Target, name: str) -> None:
+    """Send None once the profile is written, else why it is not, in one line."""
+    reason = None
+    try:
+        _run_proton(target, name)
+    except Exception as error:  # an extra view must not cost the others
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    sender.send(reason)
 
 
 @functorch_config.patch(donated_buffer=False)

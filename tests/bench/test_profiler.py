@@ -166,6 +166,14 @@ def test_what_cannot_be_profiled_says_why(changes: dict[str, object], message: s
     assert not (tmp_path / "out").exists()
 
 
+def test_proton_that_fails_in_its_process_is_a_note(tmp_path: Path) -> None:
+    """Here for want of a GPU, after all of the set-up."""
+    (note,) = profiler._record_proton(SMALL, tmp_path)
+    assert note.startswith("no profile by Proton: ")
+    assert "\n" not in note
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bare_run_needs_a_gpu() -> None:
     with pytest.raises(ValueError, match="for profilers of a GPU"):
         run_bare(SMALL)

@@ -57,8 +57,9 @@ def parse(words: list[str]) -> None:
     """Parse as the command line does, without running anything."""
     command: Any = get_command(app)
     while hasattr(command, "commands"):
-        assert words[:1] and words[0] in command.commands, f"no such command: {words}"
-        command, words = command.commands[words[0]], words[1:]
+        name, *words = words
+        assert name in command.commands, f"no such command: {name}"
+        command = command.commands[name]
     command.make_context(command.name, words)
 
 
