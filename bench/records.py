@@ -194,11 +194,13 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records of a JSONL file, or of every ``*.jsonl`` below a folder, in file order.
+    """All records of a JSONL file, of a JSON by `pytest bench`, or of every ``*.jsonl`` below a folder, in file order.
 
     Raises:
-        RecordFileError: nothing there, or a line that is not a record of this schema.
+        RecordFileError: nothing there, or a line or benchmark that is not a record of this schema.
     """
+    from bench.pytest_json import parse_benchmarks, to_record  # which is made of records
+
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     records = []
     for file in files:
@@ -206,6 +208,13 @@ def read_records(path: Path) -> list[Record]:
             text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise RecordFileError(f"cannot read {file}: {error.strerror}") from error
+        benchmarks = parse_benchmarks(text)
+        if benchmarks is not None:
+            try:
+                records += [to_record(benchmark) for benchmark in benchmarks]
+            except ValueError as error:
+                raise RecordFileError(f"{file}: {error}") from error
+            continue
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
                 continue

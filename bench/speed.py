@@ -18,14 +18,14 @@ import torch
 from torch._functorch import config as functorch_config
 
 from bench import timing
-from bench.captured import Captured, load_captured
+from bench.captured import Captured, load_matching
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
 from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
 from bench.plan import Plan, validate_plan
 from bench.providers import Problem, Provider, get_provider, make_problem
-from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, read_records, write_records
+from bench.records import Ceilings, Correctness, Environment, Pass, Record, read_records, write_records
 from bench.workloads import make_tokens
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
@@ -59,7 +59,7 @@ def run_speed(
     """
     device = torch.device(device)
     validate_plan(plan)
-    captured = [_load(path, plan.shape) for path in plan.inputs]
+    captured = [load_matching(path, plan.shape) for path in plan.inputs]
     providers = [get_provider(name) for name in plan.providers]
     ceilings = probe(device, getattr(torch, plan.shape.dtype))
     run = _Run(plan, device, capture(device), ceilings, uuid.uuid4().hex[:12])
@@ -229,20 +229,6 @@ class _Run:
             compile_s=compile_s.get(job.direction) if job.stage == "total" else None,
             peak_memory_bytes=peak,
         )
-
-
-def _load(path: Path, shape: Shape) -> Captured:
-    """A file of captured inputs, which must have the shape that is measured.
-
-    Raises:
-        ValueError: what `load_captured` raises, or another shape; the message says which options fit.
-    """
-    captured = load_captured(path)
-    fixed = ("heads", "kv_heads", "head_dim", "compression_block")
-    if any(getattr(captured, name) != getattr(shape, name) for name in fixed):
-        options = " ".join(f"--{name.replace('_', '-')} {getattr(captured, name)}" for name in fixed)
-        raise ValueError(f"{path} holds inputs of another shape; measure it with {options}")
-    return captured
 
 
 def _identity(record: Record) -> tuple[str, ...]:
