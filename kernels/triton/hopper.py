@@ -1,4 +1,4 @@
-"""Where the Gluon kernel for Hopper replaces the Triton kernel of gathered segments, and its tile sizes."""
+"""Where the Gluon kernel for Hopper replaces the Triton kernel in the selected branch's forward, and its tile sizes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _forced_off = False
 
 
 def supported(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether gathered segments of contiguous q [N, H, D] and k, v [K, Hkv, D] run on the Gluon kernel.
+    """Whether the selected branch's forward on contiguous q [N, H, D] and k, v [K, Hkv, D] runs on the Gluon kernel.
 
     Needs compute capability 9.0 (warpgroup instructions exist nowhere else), Triton 3.6, fp16 or bf16, a head dim in
     `CONFIGS`, a group that is a power of two, row offsets below 2^31, and rows at multiples of 16 bytes.
@@ -58,7 +58,7 @@ def supported(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 @contextmanager
 def triton_only() -> Iterator[None]:
-    """Gathered segments run on the Triton kernel everywhere. For tuning it and for tests."""
+    """Everything runs on Triton kernels. For tuning it and for tests."""
     global _forced_off
     before, _forced_off = _forced_off, True
     try:

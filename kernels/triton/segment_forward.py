@@ -5,7 +5,7 @@ kernel takes the largest of the first tile of keys and stays with it, which save
 of the accumulator, a third of the loop's instructions. Where later scores are so much larger that this fails, the tile
 is computed again with a running maximum.
 
-On Hopper, gathered segments (selected and window) go to `hopper_gathered` instead, where `hopper.supported` says so.
+On Hopper the selected branch goes to `hopper_selected` instead, where `hopper.supported` says so.
 """
 
 from __future__ import annotations
@@ -201,10 +201,10 @@ def segment_forward(
     lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
     if last == first:
         return o, lse
-    if segments.query_slots is not None and q.numel() < _WIDE_ELEMENTS and hopper.supported(q, k, v):
-        from kernels.triton.hopper_gathered import hopper_gathered_forward  # what it imports is not in every Triton
+    if segments.query_slots is not None and segments.key_index is None and hopper.supported(q, k, v):
+        from kernels.triton.hopper_selected import hopper_selected_forward  # what it imports is not in every Triton
 
-        hopper_gathered_forward(q, k, v, segments, scale, part, o, lse)
+        hopper_selected_forward(q, k, v, segments, scale, part, o, lse)
         return o, lse
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)

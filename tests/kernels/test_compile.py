@@ -22,7 +22,7 @@ EXPECTED = {
     "_segment_dkv_kernel",
     "_sum_slots_kernel",
 }
-HOPPER = {"_hopper_gathered_forward_kernel"}
+HOPPER = {"_hopper_selected_forward_kernel"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.segments import Segments, selected_segments, window_segments
+from kernels.segments import Segments, selected_segments
 from kernels.triton import hopper
 from kernels.triton.segment_forward import segment_forward
 
@@ -159,19 +159,6 @@ def test_scores_far_above_those_of_the_first_tile_are_computed_again(head_dim: i
     scores = q[1, 0].float() @ k[first:last, 0].float().T * head_dim**-0.5 * 1.4427
     assert scores.max() - scores[:64].max() > 41
     check_selected(q, k, v, scale=head_dim**-0.5)
-
-
-@pytest.mark.gpu
-@on_hopper
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_windows_with_keys_by_index(dtype: torch.dtype) -> None:
-    q, k, v = tensors(8, 2, 64, dtype, "cuda")
-    order = torch.randperm(q.shape[0]).int().cuda()
-    segments = window_segments(order, torch.tensor((0, *SIZES)).cumsum(0).int().cuda())
-    (o, lse), (triton_o, triton_lse) = both(q, k, v, segments, 0.125)
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(o, triton_o, rtol=2 * eps, atol=2 * eps)
-    torch.testing.assert_close(lse, triton_lse, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Forward of gathered segments (selected, window) in Gluon, for Hopper's warpgroup matrix instructions (sm_90).
+"""Forward of the selected branch in Gluon, for Hopper's warpgroup matrix instructions (sm_90).
 
 The same numbers as `segment_forward`, by a schedule that Triton cannot express: a program keeps all keys of its segment
 in shared memory while many tiles of queries stream past, each copied while the one before it is computed. Triton
@@ -43,24 +43,18 @@ def _copy_rows(destination, source, rows, mask, layout: gl.constexpr):
 def _copy_keys(
     k_tile,  # shared [BLOCK_N, D]
     v_tile,
-    k,  # of the segment and kv head; of all keys if HAS_KEY_INDEX
+    k,  # of the segment and kv head
     v,
-    key_index,  # of the segment
     first,  # of the segment's keys
     last,
     KV_HEADS: gl.constexpr,
-    HAS_KEY_INDEX: gl.constexpr,
     layout: gl.constexpr,
 ):
     """Start to copy a tile of keys and values; those from `last` on become zero."""
     position = first + gl.arange(0, k_tile.shape[0], layout=gl.SliceLayout(1, layout))
     mask = position < last
-    if HAS_KEY_INDEX:
-        rows = gl.load(key_index + position, mask=mask, other=0)
-    else:
-        rows = position
-    _copy_rows(k_tile, k, rows * KV_HEADS, mask, layout)
-    _copy_rows(v_tile, v, rows * KV_HEADS, mask, layout)
+    _copy_rows(k_tile, k, position * KV_HEADS, mask, layout)
+    _copy_rows(v_tile, v, position * KV_HEADS, mask, layout)
 
 
 @gluon.jit
@@ -88,14 +82,13 @@ def _store_tile(
 
 
 @gluon.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
-def _hopper_gathered_forward_kernel(
+def _hopper_selected_forward_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     o,  # [slots of the lists, H, D]
     lse,  # fp32 [slots of the lists, H]
     query_slots,  # int32 [C, list_length]
-    key_index,  # int32 [K]
     tiles,  # int32 [C, num_tiles, TILE_FIELDS]: runs of the query lists
     num_tiles,
     list_length,
@@ -106,7 +99,6 @@ def _hopper_gathered_forward_kernel(
     D: gl.constexpr,
     SLOTS: gl.constexpr,
     LISTS: gl.constexpr,
-    HAS_KEY_INDEX: gl.constexpr,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     RESIDENT: gl.constexpr,
@@ -137,13 +129,8 @@ def _hopper_gathered_forward_kernel(
     q += kv_head * (G * D)
     o += kv_head * (G * D)
     lse += kv_head * G
-    if HAS_KEY_INDEX:
-        key_index += key_first
-        k += kv_head * D
-        v += kv_head * D
-    else:
-        k += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
-        v += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
+    k += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
+    v += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
 
     k_shared = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], shared)
     v_shared = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], shared)
@@ -158,15 +145,11 @@ def _hopper_gathered_forward_kernel(
     if not running:
         # The first tile takes the keys that fill no whole tile.
         first_keys = (keys - 1) % BLOCK_N + 1
-        _copy_keys(
-            *(k_shared.index(0), v_shared.index(0), k, v, key_index, 0, first_keys), KV_HEADS, HAS_KEY_INDEX, layout
-        )
+        _copy_keys(k_shared.index(0), v_shared.index(0), k, v, 0, first_keys, KV_HEADS, layout)
         count = gl.cdiv(keys, BLOCK_N)
         for t in range(1, count):
             start = first_keys + (t - 1) * BLOCK_N
-            _copy_keys(
-                *(k_shared.index(t), v_shared.index(t), k, v, key_index, start, keys), KV_HEADS, HAS_KEY_INDEX, layout
-            )
+            _copy_keys(k_shared.index(t), v_shared.index(t), k, v, start, keys, KV_HEADS, layout)
         key_mask = column < first_keys
         # Rows are copied one tile ahead, their slots loaded two ahead; a tile's own slots are loaded again for its
         # results, which takes fewer registers than keeping them.
@@ -233,10 +216,8 @@ def _hopper_gathered_forward_kernel(
             for round_first in range(0, keys, RESIDENT * BLOCK_N):
                 count = gl.minimum(gl.cdiv(keys - round_first, BLOCK_N), RESIDENT)
                 for t in range(count):
-                    _copy_keys(
-                        *(k_shared.index(t), v_shared.index(t), k, v, key_index, round_first + t * BLOCK_N, keys),
-                        *(KV_HEADS, HAS_KEY_INDEX, rare_layout),
-                    )
+                    start_key = round_first + t * BLOCK_N
+                    _copy_keys(k_shared.index(t), v_shared.index(t), k, v, start_key, keys, KV_HEADS, rare_layout)
                 async_copy.commit_group()
                 async_copy.wait_group(0)
                 fence_async_shared()
@@ -258,10 +239,10 @@ def _hopper_gathered_forward_kernel(
             _store_tile(o, lse, slot - first_slot, here < last, largest, total, accumulator, HEADS, G, rare_layout)
 
 
-def hopper_gathered_forward(
+def hopper_selected_forward(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, part: int, o: Tensor, lse: Tensor
 ) -> None:
-    """Fills what `segment_forward` returns, for contiguous arguments that `hopper.supported` accepts."""
+    """Fills what `segment_forward` returns, for arguments that `hopper.supported` accepts."""
     _, heads, head_dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
@@ -269,15 +250,14 @@ def hopper_gathered_forward(
     first, last = segments.slot_range(part, q.shape[0])
     run = config.run * config.block_m // group
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, run, last - first)
-    _hopper_gathered_forward_kernel[(tiles.shape[1], kv_heads)](
-        *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+    _hopper_selected_forward_kernel[(tiles.shape[1], kv_heads)](
+        *(q, k, v, o, lse, segments.query_slots, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         KV_HEADS=kv_heads,
         G=group,
         D=head_dim,
         SLOTS=segments.slots,
         LISTS=segments.query_offsets.shape[1],
-        HAS_KEY_INDEX=segments.key_index is not None,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         RESIDENT=config.resident,
