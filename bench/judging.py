@@ -28,8 +28,8 @@ from kernels.testing import Forward, Inputs, relative_error, selection_errors
 _ROWS = 32
 # Sampled rows err by chance more or less than those of the check; its budget is for the rounding, this for the sample.
 _SLACK = 3.0
-# Where the check has no budget, as of branches and symmetries: rounding in bf16 makes a tenth of it, work left out on one
-# row in a hundred makes twice as much.
+# Where the check has no budget, as of branches and symmetries: rounding in bf16 makes a tenth of it, work left out on
+# one row in a hundred twice as much.
 _TOLERANCE = 0.05
 # So few tokens may round better with one draw of inputs than with the next.
 _FEW_TOKENS = 512

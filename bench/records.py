@@ -27,7 +27,8 @@ Stage = Literal["total", "cmp", "select", "slc", "win"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The error of a result that is not a number is one neither, and must survive the file.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Environment(_Frozen):
