@@ -117,6 +117,18 @@ class TestRemembering:
 
         assert_refused(measure(forward), "error of o")
 
+    def test_the_probabilities_of_the_first_queries_and_keys(self, measure: Measure) -> None:
+        kept: list[Tensor] = []
+
+        def forward(problem: Problem, x: Inputs) -> Tensor:
+            if x.q.requires_grad:
+                return honest(problem, x)
+            if not kept:
+                kept.append((torch.einsum("nhd,mgd->hnm", x.q, x.k) / x.q.shape[2] ** 0.5).softmax(-1))
+            return torch.einsum("hnm,mgd->nhd", kept[0], x.v)
+
+        assert_refused(measure(forward), "error of o")
+
     def test_by_all_of_the_content_is_of_no_use(self, measure: Measure) -> None:
         seen: list[Inputs] = []
         hits: list[int] = []
