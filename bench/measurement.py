@@ -87,7 +87,7 @@ def take(
     return {
         "samples_ms": series.samples_ms,
         "summary": summary,
-        "sampling": _sampling(series),
+        "sampling": sampling_of(series),
         "modes": modes,
         "timed_correctness": judged,
         "peak_memory_bytes": peak,
@@ -103,7 +103,8 @@ def worst(correctness: Correctness) -> str:
     return f"{correctness.selection_errors} rows break the selection rule"
 
 
-def _sampling(series: timing.Series) -> Sampling:
+def sampling_of(series: timing.Series) -> Sampling:
+    """How the samples came about, as a record has it."""
     columns: dict[str, list[Any]] = {
         name: [getattr(condition, name) for condition in series.conditions] for name in Conditions.model_fields
     }

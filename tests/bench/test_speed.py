@@ -133,6 +133,11 @@ def test_every_pass_is_timed_and_carries_check_cost_and_environment(register: Re
         assert record.environment.device_type == "cpu"
         assert record.peak_memory_bytes is None  # not counted on a CPU
         assert record.flops == record.dense_flops
+        assert record.schema_version == 2
+        assert record.sampling is not None
+        assert record.sampling.blocks == [1, 2, 2]
+        assert record.timed_correctness is not None
+        assert record.modes is None  # only of CUDA
     assert records[0].flops == 4 * 2 * 16 * 64**2
     assert len({record.run_id for record in records}) == 1
 
