@@ -104,16 +104,19 @@ def measure_blocks(
     device = torch.device(device)
     series = Series()
     taking = _Taking(series, monitor(device), most=min_samples, seconds=_DISCARD_SHARE * max_seconds)
-    iterator, spin_ms = iter(calls), None
+    iterator, spin_ms, pace = iter(calls), 0.0, 0.0
     for block in range(1, blocks + 1):
         fn = next(iterator)
+        began = clocks.perf_counter()
         if device.type == "cuda":
-            spin_ms = cuda_warm_up(fn, device, before) if spin_ms is None else spin_ms
+            spin_ms = cuda_warm_up(fn, device, before) if block == 1 else spin_ms
             sampler: Sampler = CudaSampler(fn, device, before, spin_ms)
         else:
             sampler = _HostSampler(fn, before)
             if block == 1:
                 sampler.sample()
+        if block == 1:
+            pace = clocks.perf_counter() - began  # seconds that a sample takes
         start = len(series.samples_ms)
         # Where a call was repeated, so is the last one: a result kept within its block is then found out.
         repeats = 2 if max(series.blocks, default=0) > 1 else 1
@@ -121,10 +124,11 @@ def measure_blocks(
         end = clocks.perf_counter() + max_seconds / blocks
         last = False
         while not last:
-            count = len(series.samples_ms) + 1
-            settled = relative_error(series.samples_ms) < _TARGET_ERROR or clocks.perf_counter() >= end
+            count, began = len(series.samples_ms) + 1, clocks.perf_counter()
+            settled = relative_error(series.samples_ms) < _TARGET_ERROR or began + pace >= end
             last = count >= most or (count >= least and settled)
             taking.take(sampler, inspect if last and block == blocks else None)
+            pace = clocks.perf_counter() - began
         series.blocks.append(len(series.samples_ms) - start)
         del fn, sampler  # what they hold must be free before the next block's call is made
     return series

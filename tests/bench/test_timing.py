@@ -124,6 +124,16 @@ class TestBlocks:
         series = timing.measure_blocks(calls, 3, "cpu", max_seconds=6.0)
         assert all(8 <= count <= 12 for count in series.blocks)
 
+    def test_a_call_slower_than_the_time_is_sampled_the_minimum_of_times_in_all(self, clock: FakeClock) -> None:
+        calls = [lambda: clock.sleep(1.0)] * 3
+        assert timing.measure_blocks(calls, 3, "cpu", min_samples=3, max_seconds=0.3).blocks == [1, 1, 1]
+        assert timing.measure_blocks(calls, 3, "cpu", min_samples=5, max_seconds=2.0).blocks == [1, 2, 2]
+
+    def test_the_last_block_repeats_its_call_where_others_did(self, clock: FakeClock) -> None:
+        calls = [lambda: clock.sleep(0.001), lambda: clock.sleep(0.001), lambda: clock.sleep(9.0)]
+        series = timing.measure_blocks(calls, 3, "cpu", min_samples=5, max_seconds=0.03)
+        assert series.blocks[2] == 2
+
     def test_only_the_last_call_is_inspected_and_before_the_next_thing_happens(self, clock: FakeClock) -> None:
         results = iter(range(100))
         seen: list[object] = []
