@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import speed
+from bench import speed, timing
 from bench.plan import Plan
 from bench.providers import Problem, get_provider
 from bench.records import Ceilings, Record, Shape
@@ -307,13 +307,13 @@ class TestClocks:
     ) -> None:
         monkeypatch.setattr(time, "perf_counter", time.perf_counter)
         durations: list[float] = []
-        summarise = speed.take.__globals__["timing"].summarise
+        summarise = timing.summarise
 
         def keep(samples: list[float]) -> object:
             durations.extend(samples)
             return summarise(samples)
 
-        monkeypatch.setattr("bench.timing.summarise", keep)
+        monkeypatch.setattr(timing, "summarise", keep)
 
         def forward(problem: Problem, x: Inputs) -> Tensor:
             time.perf_counter = lambda: 0.0
