@@ -73,7 +73,7 @@ def profile(
     tell("set-up")
     device = torch.device(target.device)
     problem, provider, job = _prepare(target)
-    call = job.call(problem.inputs, upstream_gradient(problem))
+    call = job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem))
     out.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         (out / name).unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def run_bare(target: Target) -> None:
     if device.type != "cuda":
         raise ValueError("a bare run is for profilers of a GPU, and this is a CPU")
     problem, _, job = _prepare(target)
-    call = job.call(problem.inputs, upstream_gradient(problem))
+    call = job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem))
     _warm_up(call, device)
     with torch.cuda.device(device), torch.cuda.profiler.profile():
         call()
@@ -265,7 +265,7 @@ def _run_proton(target: Target, name: str) -> None:
 
     device = torch.device(target.device)
     problem, _, job = _prepare(target)
-    call = job.call(problem.inputs, upstream_gradient(problem))
+    call = job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem))
     _warm_up(call, device)
     with torch.cuda.device(device):
         proton.start(name)

@@ -3,6 +3,10 @@
 What is timed: `fwd` under `torch.no_grad`; `bwd` as `torch.autograd.grad` of a saved forward for one fixed random
 upstream gradient; `fwd_bwd` as both in one call. Scoring, top-k and gates are part of sparse attention; the learned
 compression of keys and values is not.
+
+How: a provider is checked, then each of its jobs is sampled in blocks with other values of the inputs
+(`bench.renewal`), under watch of the clocks (`bench.conditions`), and what the last call returned is judged
+(`bench.judging`). Whoever fails gets no time.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
 from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
+from bench.measurement import Deceived, take, worst
 from bench.plan import Plan, validate_plan
 from bench.providers import Problem, Provider, get_provider, make_problem
 from bench.records import Ceilings, Correctness, Environment, Pass, Record, read_records, write_records
+from bench.renewal import Renewal
 from bench.workloads import make_tokens
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
@@ -177,14 +183,15 @@ class _Run:
             compile_s = self._first_calls(provider, local)
             correctness = check_provider(provider, local)
             jobs = self._jobs(provider, local, directions)
+            renewal = Renewal(local, upstream_gradient(local))
         except Exception as error:  # a provider may fail in any way; the others must still be measured
             failure = _failure(error, self.device)
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         blank["correctness"] = correctness
         if not correctness.passed:
-            failure = {"status": "failed_check", "reason": _worst(correctness)}
+            failure = {"status": "failed_check", "reason": worst(correctness)}
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
-        return records + [self._time(job, local, blank, compile_s) for job in jobs]
+        return records + [self._time(provider, job, renewal, correctness, blank, compile_s) for job in jobs]
 
     def _jobs(self, provider: Provider, problem: Problem, directions: Sequence[Pass]) -> list[Job]:
         jobs = [operator_job(provider, problem, direction) for direction in directions]
@@ -196,11 +203,20 @@ class _Run:
         for direction in ("fwd", "bwd"):
             if direction in self.plan.directions:
                 job = operator_job(provider, problem, direction)
-                call = job.call(problem.inputs, upstream_gradient(problem))
+                call = job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem))
                 seconds[direction] = timing.first_call_seconds(call, self.device)
         return seconds
 
-    def _time(self, job: Job, problem: Problem, blank: dict[str, Any], compile_s: dict[Pass, float]) -> Record:
+    def _time(
+        self,
+        provider: Provider,
+        job: Job,
+        renewal: Renewal,
+        correctness: Correctness,
+        blank: dict[str, Any],
+        compile_s: dict[Pass, float],
+    ) -> Record:
+        problem = renewal.problem
         identity: dict[str, Any] = {
             "stage": job.stage,
             "direction": job.direction,
@@ -210,25 +226,18 @@ class _Run:
             "exponentials": job.cost.exponentials,
             "ceilings": self.ceilings,
         }
+        plan = self.plan
         try:
-            upstream = upstream_gradient(problem)  # an input, not part of the peak
-            baseline = timing.allocated_bytes(self.device)
-            call = job.call(problem.inputs, upstream)
-            samples = timing.measure(
-                call, self.device, min_samples=self.plan.min_samples, max_seconds=self.plan.max_seconds
+            timed = take(
+                provider, job, renewal, correctness, min_samples=plan.min_samples, max_seconds=plan.max_seconds
             )
-            peak = timing.peak_memory(call, self.device, baseline=baseline)
+        except Deceived as found:
+            identity["timed_correctness"] = found.timed_correctness
+            return Record(**blank, **identity, status="failed_check", reason=str(found))
         except Exception as error:  # as in `measure`: running out of memory here must not end the sweep
             return Record(**blank, **identity, **_failure(error, self.device))
-        return Record(
-            **blank,
-            **identity,
-            status="ok",
-            samples_ms=samples,
-            summary=timing.summarise(samples),
-            compile_s=compile_s.get(job.direction) if job.stage == "total" else None,
-            peak_memory_bytes=peak,
-        )
+        compiled = compile_s.get(job.direction) if job.stage == "total" else None
+        return Record(**blank, **identity, **timed, status="ok", compile_s=compiled)
 
 
 def _identity(record: Record) -> tuple[str, ...]:
@@ -250,12 +259,3 @@ def _failure(error: Exception, device: torch.device) -> dict[str, Any]:
         "status": "out_of_memory" if out_of_memory else "error",
         "reason": message if out_of_memory else f"{type(error).__name__}: {message}",
     }
-
-
-def _worst(correctness: Correctness) -> str:
-    """Why the check failed, in one sentence."""
-    failed = [tensor for tensor in correctness.tensors if not tensor.passed]
-    if failed:
-        worst = max(failed, key=lambda tensor: tensor.error / tensor.budget if tensor.budget else float("inf"))
-        return f"error of {worst.name} {worst.error:.2e} exceeds its budget {worst.budget:.2e}"
-    return f"{correctness.selection_errors} rows break the selection rule"

@@ -81,7 +81,9 @@ def tune(
         ValueError: fewer selection blocks than top-k. RuntimeError: the present choice itself does not run.
     """
     device = problem.device
-    measure = measure or (lambda call: timing.summarise(timing.measure(call, device, min_samples=_SAMPLES)).p50)
+    measure = measure or (
+        lambda call: timing.summarise(timing.measure(call, device, min_samples=_SAMPLES).samples_ms).p50
+    )
     width = padded(problem.shape.head_dim)
     plans = {
         kernel: list(dict.fromkeys([base.config(kernel, problem.shape.head_dim), *tried(kernel)])) for kernel in kernels

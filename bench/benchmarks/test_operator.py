@@ -113,7 +113,7 @@ def test_operator(benchmark: Any, prepared: Prepared, stage: Stage, direction: P
     )
     # A compiled forward must not give its buffers away, because backward is called with the graph retained.
     with functorch_config.patch(donated_buffer=False):
-        call = _waiting(job.call(problem.inputs, upstream_gradient(problem)), problem.device)
+        call = _waiting(job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem)), problem.device)
         call()  # compiles
         benchmark(call)
 
