@@ -53,8 +53,6 @@ def report(
         floor = None if noise is None else read_noise(noise)
         base = read_records(against)
         with progress_bar() as progress:
-            comparison = compare(
-                base, found, margin=margin / 100, noise=floor, across_machines=True, progress=progress
-            )
+            comparison = compare(base, found, margin=margin / 100, noise=floor, across_machines=True, progress=progress)
         regressions = emit.regressions(comparison)
     print(render(found, out, regressions=regressions))

@@ -55,7 +55,7 @@ def forest(regressions: Regressions) -> dict[str, Any] | None:
     """Ratio and interval of what was timed on both sides, the worst at the top; None where nothing was.
 
     Each outcome is a trace in a row of its own, with an annotation above it; of many those furthest from 1 are drawn.
-    `meta.lines`, the most lines of an annotation, asks the page to set the height and close the gaps that filters leave.
+    `meta.lines`, the most lines of an annotation, asks the page to set the height and close gaps that filters leave.
     """
     timed = [outcome for outcome in regressions.outcomes if outcome.ratio is not None]
     if not timed:
@@ -251,7 +251,9 @@ def _roofline(study: Study, direction: Pass) -> go.Figure | None:
             text=[f"{share:.0f}" for share in shares],
             textposition="outside",
             cliponaxis=False,
-            hovertext=[_hover(record, f"{name}: {_achieved(record, line, ceiling)}") for name, (record, line) in rows.items()],
+            hovertext=[
+                _hover(record, f"{name}: {_achieved(record, line, ceiling)}") for name, (record, line) in rows.items()
+            ],
             hoverinfo="text",
             meta={"family": family(study.subject)},
         )

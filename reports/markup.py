@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# What a filter of the page knows an element by: facet ("shape", "pass", "family", ...) to value, of several values joined
+# What a filter of the page knows an element by: facet ("shape", "pass", "family", ...) to value, of several joined
 # by SEPARATOR. An element is hidden when a facet that it has is filtered and none of its values is chosen.
 Tags = Mapping[str, str]
 SEPARATOR = "|"

@@ -187,7 +187,9 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     )
-    figures = {panel.id: panel.chart for chapter in report.chapters for group in chapter.figures for panel in group.panels}
+    figures = {
+        panel.id: panel.chart for chapter in report.chapters for group in chapter.figures for panel in group.panels
+    }
     compared = forest(report.regressions) if report.regressions is not None else None
     if compared is not None:
         figures["regressions-forest"] = compared

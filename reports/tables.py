@@ -221,7 +221,13 @@ def branch_table(study: Study) -> Table:
                 if timed:
                     times = [study.time(provider, direction, tokens, stage) for tokens in columns]
                     rows.append(
-                        [Cell(stage, f"{DIRECTION_NAMES[direction]}, {label(provider)}", tags=_tags(provider, direction))]
+                        [
+                            Cell(
+                                stage,
+                                f"{DIRECTION_NAMES[direction]}, {label(provider)}",
+                                tags=_tags(provider, direction),
+                            )
+                        ]
                         + [Cell(formatting.significant(time)) if time is not None else EMPTY for time in times]
                         + [_rate(timed[-1], timed[-1].flops, 1e12), _rate(timed[-1], timed[-1].bytes, 1e9)]
                     )

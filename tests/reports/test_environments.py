@@ -71,7 +71,11 @@ def test_equal_environments_have_no_table() -> None:
 
 def test_the_environments_of_a_report_are_told_apart_and_placed() -> None:
     newer = GPU.model_copy(update={"git_commit": "f" * 40})
-    records = [*gpu_sweep(tokens=(8192,)), *cpu_sweep((512,)), timed("ssa-triton", 16384, "fwd", 1.0, environment=newer)]
+    records = [
+        *gpu_sweep(tokens=(8192,)),
+        *cpu_sweep((512,)),
+        timed("ssa-triton", 16384, "fwd", 1.0, environment=newer),
+    ]
     table = environments_table(group(records))
     assert table.header[0] == ""
     assert len(table.header) == 5  # three environments and the effect
