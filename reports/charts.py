@@ -133,7 +133,7 @@ def _time(study: Study, direction: Pass) -> go.Figure | None:
             meta={"family": family(provider)},
         )
         _line(figure, provider, tokens, [summary.p50 for summary in summaries], [_hover(record) for record in curve])
-    return _against_tokens(figure, study, "milliseconds")
+    return _against_tokens(figure, "milliseconds")
 
 
 def _speedup(study: Study, direction: Pass) -> go.Figure | None:
@@ -163,7 +163,7 @@ def _speedup(study: Study, direction: Pass) -> go.Figure | None:
             hoverinfo="text",
         )
     figure.add_hline(y=1.0, line={"color": _GREY, "width": 1}, layer="below")
-    return _against_tokens(figure, study, f"times the speed of {label(baseline or '')}")
+    return _against_tokens(figure, f"times the speed of {label(baseline or '')}")
 
 
 def _memory(study: Study, direction: Pass) -> go.Figure | None:
@@ -176,7 +176,7 @@ def _memory(study: Study, direction: Pass) -> go.Figure | None:
                 _hover(record, f"{size:,.1f} MiB above its inputs") for record, size in zip(curve, sizes, strict=True)
             ]
             _line(figure, provider, [record.workload.tokens for record in curve], sizes, hovers)
-    return _against_tokens(figure, study, "MiB")
+    return _against_tokens(figure, "MiB")
 
 
 def _branches(study: Study, direction: Pass) -> go.Figure | None:
@@ -321,11 +321,11 @@ def _line(figure: go.Figure, provider: str, tokens: Sequence[int], values: Seque
     )
 
 
-def _against_tokens(figure: go.Figure, study: Study, title: str) -> go.Figure | None:
+def _against_tokens(figure: go.Figure, title: str) -> go.Figure | None:
     """Logarithmic axes with plain numbers; None for a figure without lines."""
     if not figure.data:
         return None
-    ticks = spaced(study.tokens)
+    ticks = spaced(sorted({count for trace in figure.data for count in trace.x}))
     figure.update_xaxes(
         type="log", title_text="tokens", tickvals=ticks, ticktext=[formatting.tokens(count) for count in ticks]
     )

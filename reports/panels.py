@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.records import Pass
 from reports import charts, figures, formatting
-from reports.markup import SEPARATOR, Tags
+from reports.markup import Tags
 from reports.providers import label
 from reports.study import DIRECTION_NAMES, Study
 
@@ -27,9 +27,7 @@ class Panel:
 
     @property
     def tags(self) -> Tags:
-        """Its pass, and the families of its traces."""
-        families = {trace["meta"]["family"]: None for trace in self.chart["data"] if "meta" in trace}
-        return {"pass": self.direction, "family": SEPARATOR.join(families)}
+        return {"pass": self.direction}
 
     def png(self) -> bytes:
         return figures.png(self.study, self.kind, self.direction)

@@ -175,7 +175,7 @@ def _encode(figure: Figure, suffix: str) -> bytes:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape('ssabench history')}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            f"<h1>Speed over commits</h1>\n{_svg_element(figure)}\n</body>\n</html>\n"
+            f'<h1>Speed over commits</h1>\n<div class="drawing">{_svg_element(figure)}</div>\n</body>\n</html>\n'
         )
         return page.encode()
     buffer = io.BytesIO()

@@ -28,11 +28,17 @@
     if (tagged) {
       for (const element of document.querySelectorAll(tagged)) element.hidden = !shows(element.dataset);
     }
+    for (const chart of charts) {
+      const frame = chart.closest(".panel, figure");
+      frame.hidden = !shows(frame.dataset) || !hasTraces(chart);
+    }
     const visible = studies.filter((study) => !study.hidden);
     if (form) form.querySelector("output").textContent = `${visible.length} of ${studies.length} studies`;
     if (chosen.size && visible.length === 1) unfold(visible[0]);
     for (const chart of charts) if (chart.data) draw(chart);
   }
+
+  const hasTraces = (chart) => figures[chart.id].data.some((trace) => trace.meta && shows(trace.meta));
 
   const unfold = (study) => study.querySelectorAll(":scope > details").forEach((details) => (details.open = true));
 
@@ -145,7 +151,7 @@
       if (!shows(trace.meta ?? {})) trace.visible = false;
       else if (trace.visible === false) trace.visible = true;
     }
-    const layout = { ...figure.layout, template: template(), ...(printing ? PRINTED : {}) };
+    const layout = { ...figure.layout, template: template(), ...(printing ? PRINTED : { autosize: true }) };
     if (layout.meta?.lines) closeGaps(data, layout);
     const buttons = touch.matches ? false : "hover";
     const config = { responsive: true, displaylogo: false, displayModeBar: buttons, modeBarButtons: [["toImage", "resetScale2d"]] };
@@ -174,6 +180,8 @@
 
   const redraw = () => charts.filter((chart) => chart.data).forEach(draw);
   dark.addEventListener("change", redraw);
+  // What was drawn while it was folded away had no width to go by.
+  document.addEventListener("toggle", (event) => charts.forEach((c) => c.data && event.target.contains(c) && draw(c)), true);
 
   // Print what the filters show, whole: everything unfolded and drawn, in the colours of paper.
 

@@ -220,6 +220,8 @@ def test_regressions_come_with_a_forest_that_filters_close(visit: Open) -> None:
     assert drawn(page, chart) == {"equivalent"}
     assert rows.count() == 1
     assert page.evaluate("id => document.getElementById(id).data.find(t => t.visible !== false).y", chart) == [0]
+    page.get_by_text("16 × 64", exact=True).first.click()
+    assert not page.locator(f"#{chart}").is_visible()
     effects = page.locator("#regressions tr", has_text="PyTorch").inner_text()
     assert effects.split("\t")[1:] == ["2.9.1", "2.13.0", "not comparable"]
 
@@ -252,6 +254,10 @@ def test_a_print_is_whole_on_white_and_leaves_the_page_as_it_was(visit: Open, ar
     assert page.evaluate("window.drawn").count([True, 325, "#1b2127"]) == page.locator("#study-2 .chart").count()
     page.wait_for_function("window.printed")
     assert page.locator("#study-2 > details[open]").count() == 0
+    unfold(page, "study-2")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#study-2 .chart')].every(c => c._fullLayout.width === c.clientWidth)"
+    )
 
 
 def test_without_scripts_the_page_still_says_everything(browser: Browser, path: Path) -> None:
