@@ -7,7 +7,6 @@ compression of keys and values is not.
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from bench.captured import Captured, load_captured
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
+from bench.failures import failed, worst_error
 from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
 from bench.plan import Plan, validate_plan
 from bench.providers import Problem, Provider, get_provider, make_problem
-from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, read_records, write_records
+from bench.records import Ceilings, Environment, Pass, Record, Shape, read_records, write_records
 from bench.workloads import make_tokens
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
@@ -178,11 +178,11 @@ class _Run:
             correctness = check_provider(provider, local)
             jobs = self._jobs(provider, local, directions)
         except Exception as error:  # a provider may fail in any way; the others must still be measured
-            failure = _failure(error, self.device)
+            failure = failed(error, self.device)
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         blank["correctness"] = correctness
         if not correctness.passed:
-            failure = {"status": "failed_check", "reason": _worst(correctness)}
+            failure = {"status": "failed_check", "reason": worst_error(correctness)}
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         return records + [self._time(job, local, blank, compile_s) for job in jobs]
 
@@ -219,7 +219,7 @@ class _Run:
             )
             peak = timing.peak_memory(call, self.device, baseline=baseline)
         except Exception as error:  # as in `measure`: running out of memory here must not end the sweep
-            return Record(**blank, **identity, **_failure(error, self.device))
+            return Record(**blank, **identity, **failed(error, self.device))
         return Record(
             **blank,
             **identity,
@@ -249,27 +249,3 @@ def _identity(record: Record) -> tuple[str, ...]:
     """What makes two records measurements of the same thing on the same machine."""
     workload, shape = record.workload.model_dump_json(), record.shape.model_dump_json()
     return (record.provider, record.stage, record.direction, workload, shape, record.environment.fingerprint)
-
-
-def _failure(error: Exception, device: torch.device) -> dict[str, Any]:
-    """Status and reason of a record for a failed call; its memory is freed."""
-    error.__traceback__ = None  # its frames hold tensors
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # raises where the error has made the device unusable
-        torch.cuda.empty_cache()
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in message
-    return {
-        "status": "out_of_memory" if out_of_memory else "error",
-        "reason": message if out_of_memory else f"{type(error).__name__}: {message}",
-    }
-
-
-def _worst(correctness: Correctness) -> str:
-    """Why the check failed, in one sentence."""
-    failed = [tensor for tensor in correctness.tensors if not tensor.passed]
-    if failed:
-        worst = max(failed, key=lambda tensor: tensor.error / tensor.budget if tensor.budget else float("inf"))
-        return f"error of {worst.name} {worst.error:.2e} exceeds its budget {worst.budget:.2e}"
-    return f"{correctness.selection_errors} rows break the selection rule"
