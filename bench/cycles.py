@@ -10,10 +10,10 @@ as long as base, exchanging them turns head - base - log f into its negative, wh
 throttling, modes and correlated noise therefore cost power, never correctness, as long as both sides suffer them alike.
 Samples within a block, or the two blocks of a cycle, have no coins of their own and are no independent evidence.
 
-What the coin does not cover is what belongs to a process for its whole life: addresses, pages, allocator state, the core
-it runs on. So processes are started anew each round, and base runs twice: control / base is a ratio of equal code that
-has everything in it which head / base has, except the change. No difference below what those ratios predict for equal
-code is ever claimed.
+What the coin does not cover is what belongs to a process for its whole life: addresses, pages, allocator state, the
+core it runs on. So processes are started anew each round, and base runs twice: control / base is a ratio of equal code
+that has everything in it which head / base has, except the change. No difference below what those ratios predict for
+equal code is ever claimed.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def judge_series(
     """A verdict on each measurement after a round, and its noise floor.
 
     A measurement that has a verdict keeps it. The chance of any wrong claim of one kind in a whole job is at most
-    `bench.verdict.LEVEL`: every look spends an equal share, and within a look Holm's correction holds, for which what was
-    claimed at an earlier look counts as rejected (Ye et al., "A group sequential Holm procedure with multiple primary
-    endpoints", 2013). Differences are tested against the margin or the noise floor, whichever is larger; equivalence is
-    claimed only where the floor is below the margin.
+    `bench.verdict.LEVEL`: every look spends an equal share, and within a look Holm's correction holds, for which what
+    was claimed at an earlier look counts as rejected (Ye et al., "A group sequential Holm procedure with multiple
+    primary endpoints", 2013). Differences are tested against the margin or the noise floor, whichever is larger;
+    equivalence is claimed only where the floor is below the margin.
 
     Args:
         before: verdicts at the look before; None at the first.

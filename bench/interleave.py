@@ -25,13 +25,15 @@ from bench.cycles import BASE, CONTROL, HEAD, SIDES, Blocks, Samples, Series, ju
 from bench.noise import NoiseFloor, require_margin
 from bench.pairing import Measured, environment_differences
 from bench.plan import Plan, validate_plan
-from bench.records import Environment, Record
+from bench.records import Environment, Record, Stage
 from bench.revisions import Revision
 from bench.side import Side, SideError
 from bench.verdict import MARGIN, Judgement
 
 ROUNDS: Final = 4
-CYCLES: Final = 16  # of a measurement in a round
+FEWEST_CYCLES: Final = 16  # of a measurement in a round
+_MOST_CYCLES = 64
+_SECONDS = 4.0  # of sampling a measurement in a round, once it has the fewest cycles
 # Short blocks, because noise is slow: its share that both sides of a cycle have in common grows as the cycle shrinks.
 _BLOCK_MS = 10.0
 _FEWEST, _MOST = 3, 10  # samples of a block
@@ -58,8 +60,9 @@ def take_turns(samplers: Sequence[Sampler], generator: np.random.Generator) -> l
     for side in (HEAD, CONTROL):
         samplers[side](_FEWEST)
     count = int(np.clip(math.ceil(_BLOCK_MS / min(warm)), _FEWEST, _MOST))
+    cycle_ms = 2 * len(samplers) * count * min(warm)
     cycles = []
-    for _ in range(CYCLES):
+    for _ in range(int(np.clip(1e3 * _SECONDS / cycle_ms, FEWEST_CYCLES, _MOST_CYCLES))):
         order = generator.permutation(SIDES).tolist()
         blocks: list[list[Samples]] = [[], [], []]
         for side in order + order[::-1]:
@@ -177,15 +180,17 @@ def run_interleaved(
     *,
     device: torch.device | str,
     rounds: int = ROUNDS,
+    stages: Sequence[Stage] | None = None,
     margin: float = MARGIN,
     memory_margin: float = MEMORY_MARGIN,
     noise: NoiseFloor | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Outcome:
-    """Measure everything in the plan (without its inputs) on both revisions, and compare.
+    """Measure everything in the plan on both revisions, and compare.
 
     Args:
+        stages: those to measure; by default the whole operator and all branches that a provider exposes.
         rounds: most rounds; a measurement ends at its verdict.
         noise: a noise floor by `ssabench calibrate`, which the margin must not be below either.
         progress: called before every measurement of a round, and once at the end.
@@ -199,7 +204,9 @@ def run_interleaved(
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value:g}")
     validate_plan(plan)
-    job = _Job(plan, (base, head, base), str(device), rounds, margin, np.random.default_rng(seed))
+    if plan.inputs:
+        raise ValueError("captured inputs cannot be compared between revisions")
+    job = _Job(plan, stages, (base, head, base), str(device), rounds, margin, np.random.default_rng(seed))
     for number in range(rounds):
         if number and not any(one.is_open for one in job.measurements):
             break
@@ -213,6 +220,7 @@ class _Job:
     def __init__(
         self,
         plan: Plan,
+        stages: Sequence[Stage] | None,
         revisions: tuple[Revision, Revision, Revision],
         device: str,
         rounds: int,
@@ -220,6 +228,7 @@ class _Job:
         generator: np.random.Generator,
     ) -> None:
         self._plan = plan
+        self._stages = stages
         self._revisions = revisions
         self._device = device
         self._rounds = rounds
@@ -282,6 +291,7 @@ class _Job:
             "shape": self._plan.shape.model_dump(),
             "seed": self._plan.seed,
             "directions": list(self._plan.directions),
+            "stages": None if self._stages is None else list(self._stages),
         }
         holders = []
         for place, side in enumerate(sides):
@@ -307,7 +317,9 @@ class _Job:
             reasons = dict.fromkeys(holder.answer["reason"] for holder in holders)
             raise SideError(f"{case.provider} cannot be prepared on {case.tokens} tokens: {'; '.join(reasons)}")
         sides = holders[:CONTROL]
-        kinds: list[_Kind] = [("total", direction) for direction in self._plan.directions]
+        # Of a provider that fails there is no list of jobs; the whole operator stands for them.
+        first = "total" if self._stages is None else self._stages[0]
+        kinds = [(first, direction) for direction in self._plan.directions if not all(one.kinds for one in sides)]
         for kind in dict.fromkeys(kinds + [kind for holder in sides for kind in holder.kinds]):
             fields: list[dict[str, Any] | None] = []
             for holder in sides:

@@ -43,7 +43,7 @@ class Side:
         self.revision = revision
         self._timeout_s = timeout_s
         self._unread = b""
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         path = os.pathsep.join(filter(None, [str(_HARNESS), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.worker", str(revision.root)],

@@ -53,7 +53,7 @@ def _resampled(samples: Floats, draws: int, generator: np.random.Generator) -> F
 
 
 def centre(x: ArrayLike) -> Floats:
-    """Median of the averages of all pairs of values, each with itself too: the one-sample estimate of Hodges and Lehmann.
+    """Median of the averages of all pairs of values, each with itself too: Hodges and Lehmann's one-sample estimate.
 
     Args:
         x: values along the last axis; leading axes are independent samples.
@@ -74,7 +74,7 @@ def centre_interval(x: ArrayLike, *, confidence: float = 0.95, draws: int = 1000
 def p_above(x: ArrayLike, threshold: float) -> float:
     """p-value against "x is symmetric about the threshold, or about less".
 
-    One-sided signed-rank test of Wilcoxon, "Individual comparisons by ranking methods" (1945): exact for up to 50 values
+    One-sided signed-rank test of Wilcoxon, "Individual comparisons by ranking methods" (1945); exact for few values
     without ties.
     """
     above = np.asarray(x, dtype=float) - threshold

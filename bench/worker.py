@@ -1,8 +1,8 @@
-"""One side of a comparison of revisions, a process of its own: `kernels` of a revision under the harness that started it.
+"""One side of a comparison of revisions: a process with the `kernels` of a revision under the harness that started it.
 
-Run as `python -P -m bench.worker ROOT`, ROOT holding the package `kernels`. Requests and answers are JSON, one a line, on
-standard input and output; what anything else prints goes to standard error. The first line out is an answer too: the
-environment, or why the kernels cannot be used.
+Run as `python -P -m bench.worker ROOT`, ROOT holding the package `kernels`. Requests and answers are JSON, one a line,
+on standard input and output; what anything else prints goes to standard error. The first request says where to run; its
+answer is the environment, or why the kernels cannot be used.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Worker:
         seed: int,
         provider: str,
         directions: list[Any],
+        stages: list[str] | None,
         check: bool,
     ) -> dict[str, Any]:
-        """Make a problem, check the provider on it if asked to, and list its jobs.
+        """Make a problem, check the provider on it if asked to, and list its jobs, or those of some stages.
 
         Returns:
             Fields of a `Record`: of all jobs, and of each; with a status where there is nothing to time.
@@ -71,9 +72,10 @@ class Worker:
             if not correctness.passed:
                 self.release()
                 return {"common": common, "jobs": [], "status": "failed_check", "reason": worst_error(correctness)}
-        self._jobs = [operator_job(chosen, self._problem, direction) for direction in directions]
-        self._jobs += branch_jobs(chosen, self._problem, directions)
-        jobs = [
+        jobs = [operator_job(chosen, self._problem, direction) for direction in directions]
+        jobs += branch_jobs(chosen, self._problem, directions)
+        self._jobs = [job for job in jobs if stages is None or job.stage in stages]
+        described = [
             {
                 "stage": job.stage,
                 "direction": job.direction,
@@ -84,7 +86,7 @@ class Worker:
             }
             for job in self._jobs
         ]
-        return {"common": common, "jobs": jobs}
+        return {"common": common, "jobs": described}
 
     def sample(self, job: int, count: int) -> dict[str, Any]:
         """Milliseconds of `count` calls of a job, after an untimed one."""

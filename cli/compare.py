@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from cli.errors import CHECK_FAILED
 from cli.options import (
@@ -23,6 +22,7 @@ from cli.options import (
     Heads,
     KvHeads,
     SelectionBlock,
+    StageName,
     TopK,
     Window,
     WindowShift,
@@ -139,6 +139,14 @@ def compare(
             help="Pass to time. Repeatable. Default: fwd and bwd.", rich_help_panel=_REVISIONS, show_default=False
         ),
     ] = None,
+    stage: Annotated[
+        list[StageName] | None,
+        typer.Option(
+            help="What to time: total is the whole operator, the others are its branches. Repeatable. Default: all.",
+            rich_help_panel=_REVISIONS,
+            show_default=False,
+        ),
+    ] = None,
     heads: Heads = 32,
     kv_heads: KvHeads = 2,
     head_dim: HeadDim = 32,
@@ -164,17 +172,17 @@ def compare(
     """Tell whether HEAD is slower than BASE beyond noise, needs more memory, or lost a check.
 
     BASE and HEAD are record files or folders of them, of repeated measurements the newest counting; or git revisions,
-    named with --base and --head and measured now, in turns. A measurement is slower, faster or equivalent only if a rank
-    test says so against the margin, corrected for the number of measurements; otherwise it is inconclusive, with the
-    reason. Records should have 60 samples (--samples 60) to find a slowdown by 3 % at 1 % noise.
+    named with --base and --head and measured now, in turns. A measurement is slower, faster or equivalent only if a
+    rank test says so against the margin, corrected for the number of measurements; otherwise it is inconclusive, with
+    the reason. Records should have 60 samples (--samples 60) to find a slowdown by 3 % at 1 % noise.
 
     With revisions this installation times the kernels of each. A second process of --base, measured too, shows how far
     equal code comes out apart in this job; no smaller difference is ever claimed. On a CPU with OMP_NUM_THREADS=1 all
     processes share one core, which makes their times more alike.
 
     Exit code 1: a confirmed slowdown (of record files only with --noise), more memory, a lost measurement or a newly
-    failing check; 2: nothing that can be compared, for instance records of different machines or an unknown revision; 0:
-    neither, be it equivalent or inconclusive.
+    failing check; 2: nothing that can be compared, for instance records of different machines or an unknown revision;
+    0: neither, be it equivalent or inconclusive.
 
     \b
     ssabench compare base.jsonl head.jsonl
@@ -249,6 +257,7 @@ def compare(
                 new,
                 device=where,
                 rounds=rounds,
+                stages=[chosen.value for chosen in stage] if stage else None,
                 margin=margin / 100,
                 memory_margin=memory_margin / 100,
                 noise=floor,
@@ -282,14 +291,12 @@ def _require_one_kind(context: typer.Context, files: dict[str, Path | None], bas
     Raises:
         ValueError: record files and revisions mixed, or neither whole.
     """
-    given = [
-        option
-        for parameter in context.command.params
-        if parameter.name not in files
-        and parameter.name is not None
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-        for option in parameter.opts[:1]
-    ]
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        # By its name, because the class is click's, which some versions of Typer depend on and others contain.
+        if parameter.name not in files and source is not None and source.name == "COMMANDLINE":
+            given.append(parameter.opts[0])
     if base is not None:
         if any(path is not None for path in files.values()):
             raise ValueError("compare takes two record files or --base REVISION, not both")
