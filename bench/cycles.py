@@ -42,9 +42,7 @@ class Series:
 
     def add(self, cycles: Sequence[tuple[Blocks, Blocks, Blocks]]) -> None:
         """A round: the samples of both blocks of base, head and control in every cycle."""
-        self.rounds.append(
-            np.array([[np.mean([math.log(min(block)) for block in side]) for side in cycle] for cycle in cycles])
-        )
+        self.rounds.append(np.array([[_value(blocks) for blocks in cycle] for cycle in cycles]))
 
     @property
     def log_ratios(self) -> Floats:
@@ -66,6 +64,11 @@ class Series:
         """Of the ratio: 95 %, by bootstrap over cycles."""
         low, high = centre_interval(self.log_ratios)
         return math.exp(low), math.exp(high)
+
+
+def _value(blocks: Blocks) -> float:
+    first, second = blocks
+    return math.log(min(first) * min(second)) / 2
 
 
 def floors(series: Sequence[Series], level: float) -> list[float]:
@@ -107,7 +110,7 @@ def judge_series(
         raise ValueError(f"margin must be positive, got {margin:g}")
     if not series:
         return [], []
-    limits = floors(series, LEVEL / looks / len(series))
+    limits = floors(series, LEVEL / 2 / looks / len(series))  # for claims of either direction
     decided = [old if old is not None and old.verdict != "inconclusive" else None for old in before]
     p_values: dict[Verdict, list[float]] = {"slower": [], "faster": [], "equivalent": []}
     for one, old, floor in zip(series, decided, limits, strict=True):

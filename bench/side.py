@@ -32,13 +32,11 @@ class Side:
     """A process that measures one revision, started anew for every round."""
 
     def __init__(self, revision: Revision, device: str, *, cpu: int | None, timeout_s: float = _TIMEOUT_S) -> None:
-        """
+        """Start the process; it gets ready while others are started.
+
         Args:
             cpu: the core to stay on, or None for any.
             timeout_s: longest time that an answer may take.
-
-        Raises:
-            SideError: its kernels cannot be imported by this harness.
         """
         self.revision = revision
         self._timeout_s = timeout_s
@@ -54,7 +52,7 @@ class Side:
             env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
             start_new_session=True,  # Ctrl-C is for the parent, which ends its sides in order
         )
-        self._started = {"device": device, "cpu": cpu}
+        self._send({"device": device, "cpu": cpu})
 
     def __enter__(self) -> Side:
         return self
@@ -64,13 +62,17 @@ class Side:
     ) -> None:
         self.close(kill=kind is not None)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def hello(self) -> Environment:
         """Where the side runs, with the commit of its kernels.
 
         Raises:
             SideError: its kernels cannot be imported by this harness.
         """
-        answer = self._ask(self._started, "it started")
+        answer = self._receive("it started")
         if "refused" in answer:
             raise SideError(f"the kernels of {self.revision.label} do not fit this harness: {answer['refused']}")
         environment = Environment.model_validate(answer["environment"])
@@ -84,20 +86,16 @@ class Side:
         Raises:
             SideError: the process died or gives no answer.
         """
-        return self._ask({"operation": operation, **request}, f"asked to {operation}")
+        self._send({"operation": operation, **request})
+        return self._receive(f"asked to {operation}")
 
-    def _ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
+    def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died: there will be no answer, but a reason
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died(doing) from None
-        line = self._line(doing)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
-    def _line(self, doing: str) -> bytes:
+    def _receive(self, doing: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         end = time.monotonic() + self._timeout_s
@@ -109,7 +107,8 @@ class Side:
                 raise self._died(doing)
             self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def _died(self, doing: str) -> SideError:
         try:

@@ -165,7 +165,6 @@ def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
 
 def serve(root: Path, requests: TextIO, answers: TextIO) -> None:
     """Answer until the requests end. The first request says where to run."""
-    from torch._functorch import config as functorch_config
 
     def send(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
@@ -175,6 +174,8 @@ def serve(root: Path, requests: TextIO, answers: TextIO) -> None:
     send(hello)
     if worker is None:
         return
+    from torch._functorch import config as functorch_config
+
     # A compiled forward must not give its buffers away, because backward is timed with the graph retained.
     with functorch_config.patch(donated_buffer=False):
         for line in requests:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from noise_models import MODELS, drifting, lognormal, throttled, two_modes
+from noise_models import MODELS, drifting, heavy_tailed, lognormal, throttled, two_modes
 
 from bench.cycles import BASE, CONTROL, HEAD, Series, floors, judge_series
 from bench.interleave import ROUNDS, take_turns
@@ -15,7 +15,7 @@ from bench.verdict import LEVEL, MARGIN, Judgement
 
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 JOBS = 100
-SAMPLES_A_ROUND = 5000  # as many as a round can take
+SAMPLES_A_ROUND = 3 * (3 + 2 * 3 * 16)  # of calls of 50 ms
 by_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 
 
@@ -30,7 +30,7 @@ class Machine:
     def sampler(self, side: int) -> Callable[[int], list[float]]:
         def sample(count: int) -> list[float]:
             self.taken += count
-            return list(10 * self.factors[side] * self.noise[self.taken - count : self.taken])
+            return (50 * self.factors[side] * self.noise[self.taken - count : self.taken]).tolist()
 
         return sample
 
@@ -79,8 +79,24 @@ def test_equal_sides_are_called_different_in_at_most_one_job_of_a_hundred(
     assert alarms([job(generator, model) for _ in range(JOBS)]) <= 0.01
 
 
-@pytest.mark.parametrize("process", [0.005, 0.01, 0.03])
 @pytest.mark.parametrize("measurements", [1, 5])
+def test_the_floor_holds_the_ratios_of_equal_code_in_99_of_100_jobs(
+    generator: np.random.Generator, measurements: int
+) -> None:
+    level = LEVEL / 2 / ROUNDS / measurements
+    beyond = 0
+    for processes in generator.standard_normal((1000, measurements, ROUNDS, 1, 3)):
+        series = [Series(list(rounds)) for rounds in 0.02 * processes]
+        looks = [[Series(one.rounds[:count]) for one in series] for count in range(1, ROUNDS + 1)]
+        beyond += any(
+            not 1 / (1 + floor) <= one.ratio <= 1 + floor
+            for look in looks
+            for one, floor in zip(look, floors(look, level), strict=True)
+        )
+    assert beyond <= 10
+
+
+@pytest.mark.parametrize(("measurements", "process"), [(1, 0.005), (1, 0.01), (1, 0.03), (5, 0.01)])
 def test_what_belongs_to_a_process_for_its_life_is_no_regression(
     generator: np.random.Generator, process: float, measurements: int
 ) -> None:
@@ -93,7 +109,7 @@ def test_a_slowdown_of_3_percent_at_1_percent_noise_is_found_and_never_mistaken(
     generator: np.random.Generator, model: Noise
 ) -> None:
     jobs = [job(generator, model, 1.03) for _ in range(JOBS)]
-    assert share("slower", jobs) >= 0.95
+    assert share("slower", jobs) >= (0.8 if model is heavy_tailed else 0.95)  # of infinite variance
     assert share("faster", jobs) == share("equivalent", jobs) == 0
 
 
