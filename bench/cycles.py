@@ -74,9 +74,9 @@ def _value(blocks: Blocks) -> float:
 def floors(series: Sequence[Series], level: float) -> list[float]:
     """For each measurement, how far from 1 the ratio of equal code may come out in this job, as a margin.
 
-    The control's ratios are normal draws of known mean, zero; head / base averages as many of them as there are rounds.
-    Student's t then bounds it with all measurements' draws as degrees of freedom, once for each claim at `level`. A
-    measurement that is noisier than the rest is bounded by its own draws' spread.
+    The control's ratios are taken for independent normal draws of mean zero, and head / base for the average of as many
+    of them as there are rounds. Student's t then bounds it in one direction at `level`, with all measurements' draws as
+    degrees of freedom. A measurement that is noisier than the rest is bounded by its own draws' spread.
     """
     draws = np.concatenate([one.control_ratios for one in series])
     bound = float(student.ppf(1 - level, len(draws)))
