@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bench import clocks, timing
+from bench.failures import worst_error
 from bench.jobs import Job
 from bench.judging import Witness, judge, sampled_rows
 from bench.modes import MOST_MS, measure_modes
@@ -72,7 +73,7 @@ def take(
     peak = timing.peak_memory(last, device, baseline=baseline)
     judged = judge(provider, witness, checked)
     if not judged.passed:
-        raise Deceived(f"what the timed call returned is wrong: {worst(judged)}", judged)
+        raise Deceived(f"what the timed call returned is wrong: {worst_error(judged)}", judged)
     modes = None
     if device.type == "cuda" and job.stage == "total" and summary.p50 < MOST_MS:
         values = witness.values
@@ -92,15 +93,6 @@ def take(
         "timed_correctness": judged,
         "peak_memory_bytes": peak,
     }
-
-
-def worst(correctness: Correctness) -> str:
-    """Why a check failed, in one sentence."""
-    failed = [tensor for tensor in correctness.tensors if not tensor.passed]
-    if failed:
-        found = max(failed, key=lambda tensor: tensor.error / tensor.budget if tensor.budget else float("inf"))
-        return f"error of {found.name} {found.error:.2e} exceeds its budget {found.budget:.2e}"
-    return f"{correctness.selection_errors} rows break the selection rule"
 
 
 def sampling_of(series: timing.Series) -> Sampling:

@@ -11,7 +11,6 @@ How: a provider is checked, then each of its jobs is sampled in blocks with othe
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from bench.captured import Captured, load_matching
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
+from bench.failures import failed, worst_error
 from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
-from bench.measurement import Deceived, take, worst
+from bench.measurement import Deceived, take
 from bench.plan import Plan, validate_plan
 from bench.providers import Problem, Provider, get_provider, make_problem
 from bench.records import Ceilings, Correctness, Environment, Pass, Record, read_records, write_records
@@ -185,11 +185,11 @@ class _Run:
             jobs = self._jobs(provider, local, directions)
             renewal = Renewal(local, upstream_gradient(local))
         except Exception as error:  # a provider may fail in any way; the others must still be measured
-            failure = _failure(error, self.device)
+            failure = failed(error, self.device)
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         blank["correctness"] = correctness
         if not correctness.passed:
-            failure = {"status": "failed_check", "reason": worst(correctness)}
+            failure = {"status": "failed_check", "reason": worst_error(correctness)}
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         return records + [self._time(provider, job, renewal, correctness, blank, compile_s) for job in jobs]
 
@@ -235,7 +235,7 @@ class _Run:
             identity["timed_correctness"] = found.timed_correctness
             return Record(**blank, **identity, status="failed_check", reason=str(found))
         except Exception as error:  # as in `measure`: running out of memory here must not end the sweep
-            return Record(**blank, **identity, **_failure(error, self.device))
+            return Record(**blank, **identity, **failed(error, self.device))
         compiled = compile_s.get(job.direction) if job.stage == "total" else None
         return Record(**blank, **identity, **timed, status="ok", compile_s=compiled)
 
@@ -244,18 +244,3 @@ def _identity(record: Record) -> tuple[str, ...]:
     """What makes two records measurements of the same thing on the same machine."""
     workload, shape = record.workload.model_dump_json(), record.shape.model_dump_json()
     return (record.provider, record.stage, record.direction, workload, shape, record.environment.fingerprint)
-
-
-def _failure(error: Exception, device: torch.device) -> dict[str, Any]:
-    """Status and reason of a record for a failed call; its memory is freed."""
-    error.__traceback__ = None  # its frames hold tensors
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # raises where the error has made the device unusable
-        torch.cuda.empty_cache()
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in message
-    return {
-        "status": "out_of_memory" if out_of_memory else "error",
-        "reason": message if out_of_memory else f"{type(error).__name__}: {message}",
-    }

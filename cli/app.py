@@ -60,7 +60,7 @@ def root(
     Tile sizes for this GPU             ssabench tune
     How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
-    Did a commit make them slower       ssabench compare base.jsonl head.jsonl
+    Did my change make them slower      ssabench compare --base main
     """
     require_own_kernels()
 

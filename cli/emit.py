@@ -33,9 +33,11 @@ def conclusion(comparison: Comparison) -> str:
         text += f"; geometric mean of HEAD / BASE {comparison.geometric_mean:.3f}"
     if not comparison.is_gated:
         text += f"; not gated, the environments differ: {'; '.join(comparison.differences)}"
-    if comparison.noise is None:
+    if comparison.own_floor is not None:
+        text += f"; noise floor of this job {comparison.own_floor:.2%}"
+    if comparison.noise is None and comparison.own_floor is None:
         text += "; no time is gated: how much runs of equal code differ here is unknown (ssabench calibrate, --noise)"
-    else:
+    if comparison.noise is not None:
         text += f"; noise floor {comparison.noise.margin:.2%}"
     return text
 
