@@ -19,6 +19,7 @@ from cli.options import (
     Heads,
     KvHeads,
     SelectionBlock,
+    StageName,
     TopK,
     Window,
     WindowShift,
@@ -50,17 +51,9 @@ _COUNTERS = (
 _LEAST_SHARE = 0.01
 
 
-class Branch(enum.StrEnum):
-    total = "total"
-    cmp = "cmp"
-    select = "select"
-    slc = "slc"
-    win = "win"
-
-
 def profile(
     ctx: typer.Context,
-    branch: Annotated[Branch, typer.Argument(help="The whole operator or a branch of it.", show_default=False)],
+    branch: Annotated[StageName, typer.Argument(help="The whole operator or a branch of it.", show_default=False)],
     tokens: Annotated[
         str | None, typer.Option(help="Token count. Default: 32K; on a CPU 1K.", show_default=False)
     ] = None,
