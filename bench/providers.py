@@ -251,8 +251,10 @@ def _sparse_implementation(family: Literal["ssa", "nsa"], impl: str, problem: Pr
 
 
 def _triton_implementation(x: Inputs) -> str:
-    from kernels.triton import hopper
-
+    try:
+        from kernels.triton import hopper
+    except ImportError:  # kernels of an earlier revision, under `ssabench compare --base`
+        return "triton"
     return "triton, gluon (sm_90)" if hopper.supported(x.q, x.k, x.v) else "triton"
 
 
