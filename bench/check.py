@@ -22,7 +22,10 @@ from kernels.layout import BlockLayout
 from kernels.testing import Comparison, Forward, Inputs, compare, compare_ssa, selection_errors
 
 # Elements of the oracle's fp64 scores [R, H, N] that a check may build; about six such arrays are alive in backward.
-_ORACLE_ELEMENTS = 2**25
+# On a GPU they may take a quarter of its memory: the more rows, the less it is left to chance which row is the worst.
+_ORACLE_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+_ORACLE_ARRAYS = 6
+_ORACLE_MEMORY_SHARE = 0.25
 _FEWEST_ROWS, _MOST_ROWS = 32, 256
 ORACLES: dict[Family, str] = {
     "ssa": "sparse attention on equal selections",
@@ -232,12 +235,21 @@ def _packed_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tenso
     return torch.einsum("nhm,mhd->nhd", probabilities, v.repeat_interleave(group, dim=1))
 
 
+def _oracle_elements(device: torch.device) -> int:
+    most = _ORACLE_ELEMENTS[device.type]
+    if device.type == "cpu":
+        return most
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(most, int(_ORACLE_MEMORY_SHARE * memory) // (8 * _ORACLE_ARRAYS))
+
+
 def _sampled_rows(problem: Problem) -> Tensor | None:
     """int64 [R] sorted: first, last and random tokens, as many as the oracle's memory allows; None for all."""
     tokens, heads = problem.layout.num_tokens, problem.shape.heads
-    if heads * tokens**2 <= _ORACLE_ELEMENTS or tokens <= _FEWEST_ROWS:
+    elements = _oracle_elements(problem.device)
+    if heads * tokens**2 <= elements or tokens <= _FEWEST_ROWS:
         return None
-    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, _ORACLE_ELEMENTS // (heads * tokens)))
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, elements // (heads * tokens)))
     generator = torch.Generator().manual_seed(problem.workload.seed)
     inner = torch.randperm(tokens - 2, generator=generator)[: count - 2] + 1
     return torch.cat([torch.tensor([0, tokens - 1]), inner]).sort().values.to(problem.device)

@@ -27,6 +27,9 @@ from bench.environment import throttle_reasons
 HARMLESS: Final = frozenset({"gpu_idle", "applications_clocks_setting", "display_clock_setting"})
 # A clock below this share of the median of the samples before it spoils a sample: at a steady load clocks vary by less.
 LOW_CLOCK_SHARE: Final = 0.9
+# At this share of the full clock a throttle reason has cost nothing that matters: an H200 at full load reports its
+# power cap at 1965 of 1980 MHz.
+FULL_CLOCK_SHARE: Final = 0.98
 _FEWEST_FOR_MEDIAN = 3
 _FRESH_S = 0.01
 
@@ -39,6 +42,7 @@ class Condition:
     power_w: float | None = None
     temperature_c: int | None = None
     throttle_reasons: tuple[str, ...] | None = None
+    full_clock_mhz: int | None = None  # the highest that the SMs may have
 
 
 def held_back(reasons: Sequence[str] | None) -> list[str]:
@@ -48,12 +52,18 @@ def held_back(reasons: Sequence[str] | None) -> list[str]:
 
 def spoiled(condition: Condition, earlier: Sequence[Condition]) -> str | None:
     """Why a sample with this reading should not count beside the earlier ones, or None."""
-    if held := held_back(condition.throttle_reasons):
+    if (held := held_back(condition.throttle_reasons)) and not _runs_full(condition):
         return ", ".join(held)
     clocks = [one.clock_mhz for one in earlier if one.clock_mhz is not None]
     if condition.clock_mhz is None or len(clocks) < _FEWEST_FOR_MEDIAN:
         return None
     return "low clock" if condition.clock_mhz < LOW_CLOCK_SHARE * float(np.median(clocks)) else None
+
+
+def _runs_full(condition: Condition) -> bool:
+    if condition.clock_mhz is None or condition.full_clock_mhz is None:
+        return False
+    return condition.clock_mhz >= FULL_CLOCK_SHARE * condition.full_clock_mhz
 
 
 def monitor(device: torch.device | str) -> Callable[[], Condition]:
@@ -102,6 +112,7 @@ def _nvml(index: int) -> Callable[[], Condition]:
             power_w=None if power_mw is None else power_mw / 1000,
             temperature_c=value(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=None if bits is None else tuple(throttle_reasons(bits)),
+            full_clock_mhz=value(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
         )
 
     return read

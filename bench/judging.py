@@ -63,7 +63,7 @@ class Witness:
             self.sampled = {"o": result["o"][:, self.rows]}
             return
         self.sampled = {name: result[name][self.rows] for name in _BY_ROW if name in result}
-        self.broken = {name: 1 - x.isfinite().float().mean() for name, x in result.items()}
+        self.broken = {name: (~x.isfinite()).float().mean() for name, x in result.items()}
         if "dq" in result:
             self.symmetries = _symmetry_violations(self.values.inputs, self.upstream, result)
 

@@ -35,6 +35,9 @@ class Nvml:
         self.queries += 1
         return 1980
 
+    def nvmlDeviceGetMaxClockInfo(self, handle: str, kind: int) -> int:
+        return 1980
+
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
         return 431_250
 
@@ -56,7 +59,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
 
 
 def test_nvml_tells_clock_power_and_reasons_and_what_it_does_not_know_is_none(nvml: Nvml) -> None:
-    assert monitor("cuda:0")() == Condition(1980, 431.25, None, ("gpu_idle", "sw_power_cap"))
+    assert monitor("cuda:0")() == Condition(1980, 431.25, None, ("gpu_idle", "sw_power_cap"), 1980)
 
 
 def test_a_fresh_reading_is_used_again(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +107,11 @@ def test_a_low_clock_needs_others_to_be_low_against() -> None:
     assert spoiled(low, [usual] * 3) == "low clock"
     assert spoiled(Condition(clock_mhz=901), [usual] * 3) is None
     assert spoiled(Condition(), [usual] * 3) is None
+
+
+def test_a_power_cap_that_costs_no_clock_spoils_nothing() -> None:
+    capped = ("sw_power_cap",)
+    assert spoiled(Condition(1965, throttle_reasons=capped, full_clock_mhz=1980), []) is None
+    assert spoiled(Condition(1900, throttle_reasons=capped, full_clock_mhz=1980), []) == "sw_power_cap"
+    assert spoiled(Condition(None, throttle_reasons=capped, full_clock_mhz=1980), []) == "sw_power_cap"
+    assert spoiled(Condition(1965, throttle_reasons=capped), []) == "sw_power_cap"
