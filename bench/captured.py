@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.records import Shape
 from bench.workloads import MAX_RESOLUTION, Tokens
 from kernels.layout import BlockLayout
 from kernels.testing import INPUT_NAMES, Inputs
@@ -147,6 +148,20 @@ def load_captured(path: Path) -> Captured:
         return _captured(tensors, metadata)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load_matching(path: Path, shape: Shape) -> Captured:
+    """A file of captured inputs, which must have the shape that is measured.
+
+    Raises:
+        ValueError: what `load_captured` raises, or another shape; the message says which options fit.
+    """
+    captured = load_captured(path)
+    fixed = ("heads", "kv_heads", "head_dim", "compression_block")
+    if any(getattr(captured, name) != getattr(shape, name) for name in fixed):
+        options = " ".join(f"--{name.replace('_', '-')} {getattr(captured, name)}" for name in fixed)
+        raise ValueError(f"{path} holds inputs of another shape; measure it with {options}")
+    return captured
 
 
 def _captured(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Captured:

@@ -56,4 +56,4 @@ def _exp2_rate(numbers: Tensor, device: torch.device) -> float:
 
 
 def _fastest(call: Callable[[], object], device: torch.device) -> float:
-    return min(timing.measure(call, device, min_samples=_SAMPLES, max_seconds=0.3))
+    return min(timing.measure(call, device, min_samples=_SAMPLES, max_seconds=0.3).samples_ms)

@@ -14,16 +14,25 @@ import torch
 from torch import Tensor
 
 import kernels
-from bench.providers import Problem, Provider, get_provider, make_problem
+from bench.providers import Family, Problem, Provider, block_indices, get_provider, make_problem
 from bench.records import Correctness, Shape, TensorError
 from bench.workloads import make_tokens
 from kernels import reference
 from kernels.layout import BlockLayout
-from kernels.testing import Comparison, Inputs, compare, compare_ssa, selection_errors
+from kernels.testing import Comparison, Forward, Inputs, compare, compare_ssa, selection_errors
 
 # Elements of the oracle's fp64 scores [R, H, N] that a check may build; about six such arrays are alive in backward.
-_ORACLE_ELEMENTS = 2**25
+# On a GPU they may take a quarter of its memory: the more rows, the less it is left to chance which row is the worst.
+_ORACLE_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+_ORACLE_ARRAYS = 6
+_ORACLE_MEMORY_SHARE = 0.25
 _FEWEST_ROWS, _MOST_ROWS = 32, 256
+ORACLES: dict[Family, str] = {
+    "ssa": "sparse attention on equal selections",
+    "nsa": "sparse attention on equal selections",
+    "dense": "dense attention",
+    "packed": "attention between region means",
+}
 
 
 @dataclass(frozen=True)
@@ -159,24 +168,34 @@ def check_provider(provider: Provider, problem: Problem) -> Correctness:
     selection = None
     if provider.family in ("ssa", "nsa"):
         compared, selection = _check_sparse(provider, problem, rows)
-        oracle = "fp64 sparse attention on equal selections"
     else:
-        oracle_of = _dense_oracle if provider.family == "dense" else _packed_oracle
-
-        def forward(x: Inputs) -> Tensor:
-            return oracle_of(x, problem.layout, rows)
-
+        forward = oracle_forward(provider, problem, rows)
         compared = compare(
             lambda x: provider.forward(problem, x), forward, forward, problem.inputs, provider.grads, rows
         )
-        oracle = "fp64 dense attention" if provider.family == "dense" else "fp64 attention between region means"
     tokens = problem.layout.num_tokens
     checked = "all" if rows is None else f"{len(rows)} sampled"
     return Correctness(
         passed=all(item.passed for item in compared) and not selection,
-        oracle=f"{oracle}, {checked} of {tokens:,} tokens",
+        oracle=f"fp64 {ORACLES[provider.family]}, {checked} of {tokens:,} tokens",
         tensors=[TensorError(name=item.name, error=item.error, budget=item.budget) for item in compared],
         selection_errors=selection,
+    )
+
+
+def oracle_forward(provider: Provider, problem: Problem, rows: Tensor | None) -> Forward:
+    """Exact attention of the provider's family on the `rows` (None: all), for inputs in any dtype.
+
+    Sparse attention is given the blocks that the provider selects for the problem's inputs.
+    """
+    if provider.family == "dense":
+        return lambda x: reference.full_attention(x.q, x.k, x.v, problem.layout, rows=rows)
+    if provider.family == "packed":
+        return lambda x: _packed_oracle(x, problem.layout, rows)
+    blocks = block_indices(problem, provider.selection_impl or "auto")
+    chosen = blocks if rows is None else blocks[:, rows]
+    return lambda x: reference.spatial_sparse_attention(
+        *x.tensors(), problem.layout, topk=problem.topk, rows=rows, block_indices=chosen
     )
 
 
@@ -198,10 +217,6 @@ def _check_sparse(provider: Provider, problem: Problem, rows: Tensor | None) -> 
     return compared, selection_errors(blocks if rows is None else blocks[:, rows], scores)
 
 
-def _dense_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tensor:
-    return reference.full_attention(x.q, x.k, x.v, layout, rows=rows)
-
-
 def _packed_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tensor:
     """Attention between the means of 2^3 regions, with regions found anew from the coordinates."""
     cells = torch.cat([layout.coords[:, :1], layout.coords[:, 1:] // 2], dim=1)
@@ -220,12 +235,21 @@ def _packed_oracle(x: Inputs, layout: BlockLayout, rows: Tensor | None) -> Tenso
     return torch.einsum("nhm,mhd->nhd", probabilities, v.repeat_interleave(group, dim=1))
 
 
+def _oracle_elements(device: torch.device) -> int:
+    most = _ORACLE_ELEMENTS[device.type]
+    if device.type == "cpu":
+        return most
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(most, int(_ORACLE_MEMORY_SHARE * memory) // (8 * _ORACLE_ARRAYS))
+
+
 def _sampled_rows(problem: Problem) -> Tensor | None:
     """int64 [R] sorted: first, last and random tokens, as many as the oracle's memory allows; None for all."""
     tokens, heads = problem.layout.num_tokens, problem.shape.heads
-    if heads * tokens**2 <= _ORACLE_ELEMENTS or tokens <= _FEWEST_ROWS:
+    elements = _oracle_elements(problem.device)
+    if heads * tokens**2 <= elements or tokens <= _FEWEST_ROWS:
         return None
-    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, _ORACLE_ELEMENTS // (heads * tokens)))
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, elements // (heads * tokens)))
     generator = torch.Generator().manual_seed(problem.workload.seed)
     inner = torch.randperm(tokens - 2, generator=generator)[: count - 2] + 1
     return torch.cat([torch.tensor([0, tokens - 1]), inner]).sort().values.to(problem.device)

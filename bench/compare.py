@@ -60,6 +60,7 @@ class Comparison:
     noise: NoiseFloor | None  # of the machine, where it was measured
     differences: tuple[str, ...]  # of the environments; none where times are comparable
     entries: tuple[Entry, ...]
+    own_floor: float | None = None  # of a job that interleaved its sides and a control: the largest of its measurements
 
     @property
     def is_gated(self) -> bool:
@@ -133,8 +134,11 @@ def compare(
     for done, key in enumerate(keys):
         if progress is not None:
             progress(f"{key.provider} {key.direction}, {key.workload.tokens} tokens", done, len(keys))
-        sides = olds.get(key), news.get(key)
-        entries.append(_entry(key, *sides, judgements.get(key), memory_margin, gate_time=noise is not None))
+        old, new, judgement = olds.get(key), news.get(key), judgements.get(key)
+        interval = None
+        if judgement is not None and old is not None and new is not None:
+            interval = ratio_interval(old.samples_ms, new.samples_ms)
+        entries.append(entry(key, old, new, judgement, interval, memory_margin, gate_time=noise is not None))
     if progress is not None:
         progress("done", len(keys), len(keys))
     return Comparison(here, there, margin, noise, differences, tuple(entries))
@@ -153,20 +157,26 @@ def _environment(records: dict[Measured, Record], side: str) -> Environment:
     return max(records.values(), key=lambda record: record.created).environment
 
 
-def _entry(
+def entry(
     measured: Measured,
     base: Record | None,
     head: Record | None,
     judgement: Judgement | None,
+    interval: tuple[float, float] | None,
     memory_margin: float,
     *,
     gate_time: bool,
 ) -> Entry:
+    """What is a regression, and what worth a remark, of one measurement.
+
+    Args:
+        judgement, interval: of head / base; None unless both sides have a time.
+        gate_time: whether a confirmed slowdown is a regression, or a remark.
+    """
     regressions: list[str] = []
     remarks: list[str] = []
-    interval = None
-    if judgement is not None and base is not None and head is not None:
-        interval = low, high = ratio_interval(base.samples_ms, head.samples_ms)
+    if judgement is not None and interval is not None and base is not None and head is not None:
+        low, high = interval
         if judgement.verdict == "slower":
             (regressions if gate_time else remarks).append(
                 f"takes {judgement.ratio:.3f} times as long ({low:.3f} to {high:.3f}, p = {judgement.p_value:.1g})"

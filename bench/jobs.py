@@ -14,6 +14,8 @@ from bench.providers import Problem, Provider, block_indices
 from bench.records import Pass, Stage
 from kernels.testing import Inputs
 
+Forward = Callable[[Inputs], Tensor]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -21,52 +23,67 @@ class Job:
 
     stage: Stage
     direction: Pass
-    forward: Callable[[Inputs], Tensor]
+    prepare: Callable[[Problem], Forward]  # given the problem with the values of the call: what earlier stages leave
     grads: tuple[str, ...]  # inputs that get a gradient
     cost: Cost
 
-    def call(self, inputs: Inputs, upstream: Tensor) -> Callable[[], object]:
-        """The callable whose time is the time of the pass.
+    @property
+    def flipped(self) -> tuple[str, ...]:
+        """Operands that may change between calls, for `bench.renewal.Renewal.flip`: what a call reads anew."""
+        if self.direction == "bwd":
+            return ("upstream",)
+        operands = ("q", "k_cmp") if self.stage == "select" else ("v", "v_cmp")
+        return operands if self.direction == "fwd" else (*operands, "upstream")
+
+    def call(self, forward: Forward, inputs: Inputs, upstream: Tensor) -> Callable[[], dict[str, Tensor]]:
+        """The callable whose time is the time of the pass; it returns "o" and the gradients, "dq" and so on.
 
         Args:
-            inputs: of the call; a backward pass saves what it needs of them here.
+            forward: what `prepare` returned.
+            inputs: of the call; a backward pass saves what it needs of them here, and its "o".
             upstream: gradient of the output, [N, H, D].
         """
         if self.direction == "fwd":
 
-            def run_forward() -> Tensor:
+            def run_forward() -> dict[str, Tensor]:
                 with torch.no_grad():
-                    return self.forward(inputs)
+                    return {"o": forward(inputs)}
 
             return run_forward
 
         leaves = {name: getattr(inputs, name).detach().requires_grad_() for name in self.grads}
         differentiable = dataclasses.replace(inputs, **leaves)
 
-        def gradients(o: Tensor, *, retain: bool) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(o, tuple(leaves.values()), upstream, retain_graph=retain)
+        def gradients(o: Tensor, *, retain: bool) -> dict[str, Tensor]:
+            found = torch.autograd.grad(o, tuple(leaves.values()), upstream, retain_graph=retain)
+            return {"o": o.detach()} | {f"d{name}": grad for name, grad in zip(leaves, found, strict=True)}
 
         if self.direction == "fwd_bwd":
-            return lambda: gradients(self.forward(differentiable), retain=False)
-        o = self.forward(differentiable)
+            return lambda: gradients(forward(differentiable), retain=False)
+        o = forward(differentiable)
         return lambda: gradients(o, retain=True)
 
 
 def operator_job(provider: Provider, problem: Problem, direction: Pass) -> Job:
     """A pass of the whole operator."""
     cost = provider.costs(problem)[direction]
-    return Job("total", direction, lambda x: provider.forward(problem, x), provider.grads, cost)
+    return Job("total", direction, lambda values: lambda x: provider.forward(problem, x), provider.grads, cost)
 
 
 def branch_jobs(provider: Provider, problem: Problem, directions: Sequence[Pass]) -> list[Job]:
     """The passes of the provider's branches; none where it does not expose them."""
-    if provider.branches is None:
+    branches = provider.branches
+    if branches is None:
         return []
+
+    def prepare(stage: Stage) -> Callable[[Problem], Forward]:
+        return lambda values: branches(values)[stage].forward
+
     chosen = block_indices(problem, provider.selection_impl or "auto")
     costs = ssa_costs(problem.layout, chosen, problem.shape)
     return [
-        Job(stage, direction, branch.forward, branch.grads, costs[stage][direction])
-        for stage, branch in provider.branches(problem).items()
+        Job(stage, direction, prepare(stage), branch.grads, costs[stage][direction])
+        for stage, branch in branches(problem).items()
         for direction in directions
         if direction == "fwd" or (direction == "bwd" and branch.grads)
     ]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.conditions import held_back
 from bench.records import Environment, Pass, Record, Shape, Stage, Workload
-
-# Clock states that hold no clock below what its owner asked for.
-_HARMLESS = {"gpu_idle", "applications_clocks_setting", "display_clock_setting"}
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,16 @@ def environment_differences(a: Environment, b: Environment) -> tuple[str, ...]:
 
 
 def flaw(base: Record, head: Record) -> str | None:
-    """Why the clocks of the two records cannot be compared, as far as the start of their runs shows, or None."""
+    """Why the times of the two records cannot be compared, or None.
+
+    The clocks were held back at the start of a run or during samples that had to be kept, or the power limits differ.
+    """
     for side, record in (("BASE", base), ("HEAD", head)):
-        held = sorted(set(record.environment.throttle_reasons or ()) - _HARMLESS)
-        if held:
+        if held := held_back(record.environment.throttle_reasons):
             return f"the clocks of {side} were held back by {', '.join(held)}"
+        if record.sampling is not None and record.sampling.disturbed:
+            count = f"{record.sampling.disturbed} of {len(record.samples_ms)}"
+            return f"the clocks of {side} were held back during {count} samples"
     limits = base.environment.power_limit_w, head.environment.power_limit_w
     if None not in limits and limits[0] != limits[1]:
         return f"power limits differ: {limits[0]:g} and {limits[1]:g} W"

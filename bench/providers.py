@@ -244,9 +244,18 @@ def _sparse_provider(family: Literal["ssa", "nsa"], impl: str) -> Provider:
 
 
 def _sparse_implementation(family: Literal["ssa", "nsa"], impl: str, problem: Problem) -> str:
-    interpreted = impl == "triton" and problem.device.type == "cpu"
-    name = f"{impl} (interpreter)" if interpreted else impl
+    name = impl
+    if impl == "triton":
+        name = "triton (interpreter)" if problem.device.type == "cpu" else _triton_implementation(problem.inputs)
     return name if family == "ssa" else f"{name}, raster order, blocks of 32/64/64 tokens"
+
+
+def _triton_implementation(x: Inputs) -> str:
+    try:
+        from kernels.triton import hopper
+    except ImportError:  # kernels of an earlier revision, under `ssabench compare --base`
+        return "triton"
+    return "triton, gluon (sm_90)" if hopper.supported(x.q, x.k, x.v) else "triton"
 
 
 def _serial_problem(problem: Problem) -> Problem:

@@ -2,6 +2,9 @@
 
 A speed record carries raw samples only if its provider ran *and* passed its correctness check; pydantic refuses
 anything else, so a time without a passed check cannot be written down.
+
+Schema version 2 added what is known about the samples (conditions, blocks, discards), a judgement of what the timed
+call returned, and the times of other modes. Records of version 1 have none of it and stay readable.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Status = Literal["ok", "unavailable", "failed_check", "out_of_memory", "error"]
 Pass = Literal["fwd", "bwd", "fwd_bwd"]
@@ -24,7 +27,8 @@ Stage = Literal["total", "cmp", "select", "slc", "win"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The error of a result that is not a number is one neither, and must survive the file.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Environment(_Frozen):
@@ -130,10 +134,37 @@ class Summary(_Frozen):
     count: int
 
 
+class Conditions(_Frozen):
+    """The device beside each sample, one entry a sample; None where the machine does not tell."""
+
+    clock_mhz: list[int | None] | None = None  # of the SMs, or of the CPU core that ran the call
+    power_w: list[float | None] | None = None
+    temperature_c: list[int | None] | None = None
+    throttle_reasons: list[list[str] | None] | None = None
+
+
+class Sampling(_Frozen):
+    """How `samples_ms` came about (bench.timing)."""
+
+    blocks: list[int]  # samples of each block, in order; the inputs' values changed between blocks
+    conditions: Conditions
+    discarded: dict[str, int] = Field(default_factory=dict)  # samples taken again, by what held the clock back
+    disturbed: int = 0  # samples kept although the clock was held back: the bound of discards was reached
+
+
+class Modes(_Frozen):
+    """Times of the same call beside those from a cold L2 cache (bench.modes); CUDA only, milliseconds."""
+
+    host: Summary  # of the host alone, until the call returns
+    warm: Summary | None = None  # device, L2 cache as the call before left it
+    graph: Summary | None = None  # device, replayed as a CUDA graph, cold L2
+    reason: str | None = None  # why there is no graph, or neither
+
+
 class Record(_Frozen):
     """One measurement of one provider on one workload."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     run_id: str  # shared by all records of one invocation
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     provider: str  # "ssa-triton", "dense-sdpa-flash", ...
@@ -145,8 +176,11 @@ class Record(_Frozen):
     status: Status
     reason: str | None = None  # why there is no time, in one sentence
     correctness: Correctness | None = None
-    samples_ms: list[float] = Field(default_factory=list)
+    timed_correctness: Correctness | None = None  # of what the timed call returned (bench.judging)
+    samples_ms: list[float] = Field(default_factory=list)  # cold L2, in the order they were taken
     summary: Summary | None = None
+    sampling: Sampling | None = None
+    modes: Modes | None = None
     compile_s: float | None = None  # first call, compilation included
     flops: float | None = None  # executed, by the formula of bench.accounting
     dense_flops: float | None = None  # of exact dense attention on the same tokens
@@ -161,6 +195,8 @@ class Record(_Frozen):
         if self.status == "ok":
             if self.correctness is None or not self.correctness.passed:
                 raise ValueError("a time is recorded only with a passed correctness check")
+            if self.timed_correctness is not None and not self.timed_correctness.passed:
+                raise ValueError("a time is recorded only if what the timed call returned is right")
             if not self.samples_ms or self.summary is None:
                 raise ValueError("status ok needs samples_ms and summary")
         elif self.samples_ms or self.summary is not None:
@@ -194,11 +230,13 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records of a JSONL file, or of every ``*.jsonl`` below a folder, in file order.
+    """All records of a JSONL file, of a JSON by `pytest bench`, or of every ``*.jsonl`` below a folder, in file order.
 
     Raises:
-        RecordFileError: nothing there, or a line that is not a record of this schema.
+        RecordFileError: nothing there, or a line or benchmark that is not a record of this schema.
     """
+    from bench.pytest_json import parse_benchmarks, to_record  # which is made of records
+
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     records = []
     for file in files:
@@ -206,6 +244,13 @@ def read_records(path: Path) -> list[Record]:
             text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise RecordFileError(f"cannot read {file}: {error.strerror}") from error
+        benchmarks = parse_benchmarks(text)
+        if benchmarks is not None:
+            try:
+                records += [to_record(benchmark) for benchmark in benchmarks]
+            except ValueError as error:
+                raise RecordFileError(f"{file}: {error}") from error
+            continue
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
                 continue

@@ -3,11 +3,14 @@
 What is timed: `fwd` under `torch.no_grad`; `bwd` as `torch.autograd.grad` of a saved forward for one fixed random
 upstream gradient; `fwd_bwd` as both in one call. Scoring, top-k and gates are part of sparse attention; the learned
 compression of keys and values is not.
+
+How: a provider is checked, then each of its jobs is sampled in blocks with other values of the inputs
+(`bench.renewal`), under watch of the clocks (`bench.conditions`), and what the last call returned is judged
+(`bench.judging`). Whoever fails gets no time.
 """
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +21,17 @@ import torch
 from torch._functorch import config as functorch_config
 
 from bench import timing
-from bench.captured import Captured, load_captured
+from bench.captured import Captured, load_matching
 from bench.ceilings import probe
 from bench.check import check_provider
 from bench.environment import capture
+from bench.failures import failed, worst_error
 from bench.jobs import Job, branch_jobs, dense_flops, operator_job, upstream_gradient
+from bench.measurement import Deceived, take
 from bench.plan import Plan, validate_plan
 from bench.providers import Problem, Provider, get_provider, make_problem
-from bench.records import Ceilings, Correctness, Environment, Pass, Record, Shape, read_records, write_records
+from bench.records import Ceilings, Correctness, Environment, Pass, Record, read_records, write_records
+from bench.renewal import Renewal
 from bench.workloads import make_tokens
 
 Progress = Callable[[str, int, int], None]  # what starts now, steps done, steps in all
@@ -59,7 +65,7 @@ def run_speed(
     """
     device = torch.device(device)
     validate_plan(plan)
-    captured = [_load(path, plan.shape) for path in plan.inputs]
+    captured = [load_matching(path, plan.shape) for path in plan.inputs]
     providers = [get_provider(name) for name in plan.providers]
     ceilings = probe(device, getattr(torch, plan.shape.dtype))
     run = _Run(plan, device, capture(device), ceilings, uuid.uuid4().hex[:12])
@@ -177,14 +183,15 @@ class _Run:
             compile_s = self._first_calls(provider, local)
             correctness = check_provider(provider, local)
             jobs = self._jobs(provider, local, directions)
+            renewal = Renewal(local, upstream_gradient(local))
         except Exception as error:  # a provider may fail in any way; the others must still be measured
-            failure = _failure(error, self.device)
+            failure = failed(error, self.device)
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
         blank["correctness"] = correctness
         if not correctness.passed:
-            failure = {"status": "failed_check", "reason": _worst(correctness)}
+            failure = {"status": "failed_check", "reason": worst_error(correctness)}
             return records + [Record(**blank, direction=direction, **failure) for direction in directions]
-        return records + [self._time(job, local, blank, compile_s) for job in jobs]
+        return records + [self._time(provider, job, renewal, correctness, blank, compile_s) for job in jobs]
 
     def _jobs(self, provider: Provider, problem: Problem, directions: Sequence[Pass]) -> list[Job]:
         jobs = [operator_job(provider, problem, direction) for direction in directions]
@@ -196,11 +203,20 @@ class _Run:
         for direction in ("fwd", "bwd"):
             if direction in self.plan.directions:
                 job = operator_job(provider, problem, direction)
-                call = job.call(problem.inputs, upstream_gradient(problem))
+                call = job.call(job.prepare(problem), problem.inputs, upstream_gradient(problem))
                 seconds[direction] = timing.first_call_seconds(call, self.device)
         return seconds
 
-    def _time(self, job: Job, problem: Problem, blank: dict[str, Any], compile_s: dict[Pass, float]) -> Record:
+    def _time(
+        self,
+        provider: Provider,
+        job: Job,
+        renewal: Renewal,
+        correctness: Correctness,
+        blank: dict[str, Any],
+        compile_s: dict[Pass, float],
+    ) -> Record:
+        problem = renewal.problem
         identity: dict[str, Any] = {
             "stage": job.stage,
             "direction": job.direction,
@@ -210,66 +226,21 @@ class _Run:
             "exponentials": job.cost.exponentials,
             "ceilings": self.ceilings,
         }
+        plan = self.plan
         try:
-            upstream = upstream_gradient(problem)  # an input, not part of the peak
-            baseline = timing.allocated_bytes(self.device)
-            call = job.call(problem.inputs, upstream)
-            samples = timing.measure(
-                call, self.device, min_samples=self.plan.min_samples, max_seconds=self.plan.max_seconds
+            timed = take(
+                provider, job, renewal, correctness, min_samples=plan.min_samples, max_seconds=plan.max_seconds
             )
-            peak = timing.peak_memory(call, self.device, baseline=baseline)
+        except Deceived as found:
+            identity["timed_correctness"] = found.timed_correctness
+            return Record(**blank, **identity, status="failed_check", reason=str(found))
         except Exception as error:  # as in `measure`: running out of memory here must not end the sweep
-            return Record(**blank, **identity, **_failure(error, self.device))
-        return Record(
-            **blank,
-            **identity,
-            status="ok",
-            samples_ms=samples,
-            summary=timing.summarise(samples),
-            compile_s=compile_s.get(job.direction) if job.stage == "total" else None,
-            peak_memory_bytes=peak,
-        )
-
-
-def _load(path: Path, shape: Shape) -> Captured:
-    """A file of captured inputs, which must have the shape that is measured.
-
-    Raises:
-        ValueError: what `load_captured` raises, or another shape; the message says which options fit.
-    """
-    captured = load_captured(path)
-    fixed = ("heads", "kv_heads", "head_dim", "compression_block")
-    if any(getattr(captured, name) != getattr(shape, name) for name in fixed):
-        options = " ".join(f"--{name.replace('_', '-')} {getattr(captured, name)}" for name in fixed)
-        raise ValueError(f"{path} holds inputs of another shape; measure it with {options}")
-    return captured
+            return Record(**blank, **identity, **failed(error, self.device))
+        compiled = compile_s.get(job.direction) if job.stage == "total" else None
+        return Record(**blank, **identity, **timed, status="ok", compile_s=compiled)
 
 
 def _identity(record: Record) -> tuple[str, ...]:
     """What makes two records measurements of the same thing on the same machine."""
     workload, shape = record.workload.model_dump_json(), record.shape.model_dump_json()
     return (record.provider, record.stage, record.direction, workload, shape, record.environment.fingerprint)
-
-
-def _failure(error: Exception, device: torch.device) -> dict[str, Any]:
-    """Status and reason of a record for a failed call; its memory is freed."""
-    error.__traceback__ = None  # its frames hold tensors
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # raises where the error has made the device unusable
-        torch.cuda.empty_cache()
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in message
-    return {
-        "status": "out_of_memory" if out_of_memory else "error",
-        "reason": message if out_of_memory else f"{type(error).__name__}: {message}",
-    }
-
-
-def _worst(correctness: Correctness) -> str:
-    """Why the check failed, in one sentence."""
-    failed = [tensor for tensor in correctness.tensors if not tensor.passed]
-    if failed:
-        worst = max(failed, key=lambda tensor: tensor.error / tensor.budget if tensor.budget else float("inf"))
-        return f"error of {worst.name} {worst.error:.2e} exceeds its budget {worst.budget:.2e}"
-    return f"{correctness.selection_errors} rows break the selection rule"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, wilcoxon
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +50,37 @@ def _resampled(samples: Floats, draws: int, generator: np.random.Generator) -> F
         return drawn
     middles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     return np.quantile(drawn, middles, axis=1).T
+
+
+def centre(x: ArrayLike) -> Floats:
+    """Median of the averages of all pairs of values, each with itself too: Hodges and Lehmann's one-sample estimate.
+
+    Args:
+        x: values along the last axis; leading axes are independent samples.
+    """
+    values = np.asarray(x, dtype=float)
+    first, second = np.triu_indices(values.shape[-1])
+    return np.asarray(np.median((values[..., first] + values[..., second]) / 2, axis=-1))
+
+
+def centre_interval(x: ArrayLike, *, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of `centre`: the values are drawn anew with replacement."""
+    generator = np.random.default_rng(seed)
+    estimates = centre(_resampled(np.asarray(x, dtype=float), draws, generator))
+    low, high = np.quantile(estimates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def p_above(x: ArrayLike, threshold: float) -> float:
+    """p-value against "x is symmetric about the threshold, or about less".
+
+    One-sided signed-rank test of Wilcoxon, "Individual comparisons by ranking methods" (1945); exact for few values
+    without ties.
+    """
+    above = np.asarray(x, dtype=float) - threshold
+    p = wilcoxon(above, alternative="greater", zero_method="zsplit").pvalue
+    # As for `_rank_test`: all signs alike is the most that so few values can show.
+    return float(max(p, 0.5 ** len(above)))
 
 
 def p_slower(base: ArrayLike, head: ArrayLike, margin: float) -> Floats:

@@ -18,6 +18,7 @@ from torch import Tensor
 from bench import timing
 from bench.providers import Problem
 from kernels.segments import Segments, compressed_segments, selected_segments, selection_parts, window_segments
+from kernels.triton import hopper
 from kernels.triton.configs import KERNEL_NAMES, KernelName, TileConfig, TunedTable, overridden, padded
 from kernels.triton.segment_backward import output_gradient, segment_dkv, segment_dq
 from kernels.triton.segment_forward import segment_forward
@@ -80,7 +81,9 @@ def tune(
         ValueError: fewer selection blocks than top-k. RuntimeError: the present choice itself does not run.
     """
     device = problem.device
-    measure = measure or (lambda call: timing.summarise(timing.measure(call, device, min_samples=_SAMPLES)).p50)
+    measure = measure or (
+        lambda call: timing.summarise(timing.measure(call, device, min_samples=_SAMPLES).samples_ms).p50
+    )
     width = padded(problem.shape.head_dim)
     plans = {
         kernel: list(dict.fromkeys([base.config(kernel, problem.shape.head_dim), *tried(kernel)])) for kernel in kernels
@@ -89,7 +92,7 @@ def tune(
     if bool((problem.layout.cu_selection.diff() < problem.topk).any()):
         raise ValueError(f"the tokens must lie in at least topk={problem.topk} selection blocks to tune on")
     try:
-        with overridden(base):
+        with overridden(base), hopper.triton_only():
             calls = _calls(problem)
     except Exception as error:  # whatever the compiler raises
         raise RuntimeError(f"the present tile sizes do not run: {error}") from error
@@ -101,7 +104,7 @@ def tune(
             if progress is not None:
                 progress(f"{kernel}: {config.block_m} x {config.block_n}, {config.num_warps} warps", done, total)
             done += 1
-            with overridden(_with(base, kernel, width, config)):
+            with overridden(_with(base, kernel, width, config)), hopper.triton_only():
                 trials.append(_try(kernel, config, calls[kernel], expected, measure))
             if len(trials) == 1 and trials[0].milliseconds is None:
                 raise RuntimeError(f"{kernel} does not run with {config}: {trials[0].reason}")

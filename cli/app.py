@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, compare, history, info, report, reproduce, speed, tune
+from cli import capture, check, compare, history, info, profile, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("info")(info.info)
 app.command("check")(check.check)
 app.command("speed")(speed.speed)
 app.command("capture")(capture.capture)
+app.command("profile")(profile.profile)
 app.command("tune")(tune.tune)
 app.add_typer(reproduce.app, name="reproduce")
 app.command("report")(report.report)
@@ -54,11 +55,12 @@ def root(
     What can run on this machine        ssabench info
     Are the kernels right here          ssabench check
     How fast are they                   ssabench speed --tokens 8K,32K
+    Where does the time go              ssabench profile slc --tokens 32K --pass bwd
     On inputs of a trained model        ssabench capture --out deer.safetensors
     Tile sizes for this GPU             ssabench tune
     How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
-    Did a commit make them slower       ssabench compare base.jsonl head.jsonl
+    Did my change make them slower      ssabench compare --base main
     """
     require_own_kernels()
 

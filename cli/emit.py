@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 from bench.compare import Comparison, Entry
 from bench.pairing import labels
 from bench.records import Environment
-from reports import formatting
-from reports.markup import Cell, Table, markdown_text, to_markdown
+from reports.markup import Table, markdown_text, to_markdown
+from reports.providers import family
+from reports.regressions import Outcome, Regressions, outcome_table
+from reports.study import problem_tags
 
-_HEADER = ["measurement", "verdict", "HEAD / BASE", "95 % interval", "BASE ms", "HEAD ms", "why"]
-_PROSE = frozenset({1, 6})
 # What XML 1.0 cannot hold, even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -33,9 +33,11 @@ def conclusion(comparison: Comparison) -> str:
         text += f"; geometric mean of HEAD / BASE {comparison.geometric_mean:.3f}"
     if not comparison.is_gated:
         text += f"; not gated, the environments differ: {'; '.join(comparison.differences)}"
-    if comparison.noise is None:
+    if comparison.own_floor is not None:
+        text += f"; noise floor of this job {comparison.own_floor:.2%}"
+    if comparison.noise is None and comparison.own_floor is None:
         text += "; no time is gated: how much runs of equal code differ here is unknown (ssabench calibrate, --noise)"
-    else:
+    if comparison.noise is not None:
         text += f"; noise floor {comparison.noise.margin:.2%}"
     return text
 
@@ -52,23 +54,44 @@ def _commit(environment: Environment) -> str:
     return environment.git_commit[:10] + (" with local changes" if environment.git_dirty else "")
 
 
+def outcomes(comparison: Comparison) -> list[Outcome]:
+    """What the comparison found, as reports take it."""
+    found = []
+    for entry, name in zip(comparison.entries, labels([entry.measured for entry in comparison.entries]), strict=True):
+        measured = entry.measured
+        base, head = (record.summary if record is not None else None for record in (entry.base, entry.head))
+        tags = problem_tags(measured.shape, measured.workload.label)
+        found.append(
+            Outcome(
+                name=name,
+                verdict=entry.outcome,
+                ratio=entry.judgement.ratio if entry.judgement is not None else None,
+                interval=entry.interval,
+                base_ms=base.p50 if base is not None else None,
+                head_ms=head.p50 if head is not None else None,
+                is_regression=bool(entry.regressions),
+                why=_why(entry),
+                tags=tags | {"pass": measured.direction, "family": family(measured.provider)},
+            )
+        )
+    return found
+
+
+def regressions(comparison: Comparison) -> Regressions:
+    """The comparison as a chapter of a report."""
+    return Regressions(
+        conclusion=conclusion(comparison),
+        sides=sides(comparison),
+        base=comparison.base,
+        head=comparison.head,
+        margin=comparison.margin,
+        outcomes=outcomes(comparison),
+    )
+
+
 def table(comparison: Comparison) -> Table:
-    """A row for each measurement; regressions first, then slowdowns that are none."""
-    rows = zip(comparison.entries, labels([entry.measured for entry in comparison.entries]), strict=True)
-    ordered = sorted(rows, key=lambda row: (not row[0].regressions, row[0].outcome != "slower"))
-    return Table("compare", "", _HEADER, [_row(entry, label) for entry, label in ordered], prose=_PROSE)
-
-
-def _row(entry: Entry, label: str) -> list[Cell]:
-    ratio, interval = "", ""
-    if entry.judgement is not None and entry.interval is not None:
-        ratio = f"{entry.judgement.ratio:.3f}"
-        interval = "{:.3f} to {:.3f}".format(*entry.interval)
-    times = [
-        "" if record is None or record.summary is None else formatting.significant(record.summary.p50, 4)
-        for record in (entry.base, entry.head)
-    ]
-    return [Cell(text) for text in (label, entry.outcome, ratio, interval, *times, _why(entry))]
+    """A row for each measurement, the worst first."""
+    return outcome_table(outcomes(comparison))
 
 
 def _why(entry: Entry) -> str:

@@ -42,6 +42,14 @@ class Direction(enum.StrEnum):
     fwd_bwd = "fwd_bwd"
 
 
+class StageName(enum.StrEnum):
+    total = "total"
+    cmp = "cmp"
+    select = "select"
+    slc = "slc"
+    win = "win"
+
+
 def resolve_device(device: str | None) -> str:
     """The device asked for, or the best one here.
 

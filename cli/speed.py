@@ -92,7 +92,13 @@ def speed(
     """Check, then time providers on workloads: forward, backward, both, and each branch of sparse attention.
 
     A provider that fails its check or raises gets no time, and the exit code is 1. One that cannot run is listed with
-    the reason.
+    the reason. Sampling is split into blocks with other values of the inputs; what the last call returned is checked
+    too.
+
+    The records hold every sample (device time from a cold L2 cache; on a CPU wall time) with clock, power, temperature
+    and throttle reasons beside it, where the machine tells; samples discarded because the clock was held back, counted;
+    compile time, peak memory, FLOPs and bytes; and of calls under 10 ms on a GPU the times with a warm cache, replayed
+    as a CUDA graph, and of the host alone.
 
     \b
     ssabench speed

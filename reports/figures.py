@@ -1,15 +1,9 @@
-"""The figures of a study: one panel a figure, so that a page can lay panels out to its width.
-
-Text, faint text and rules are drawn in three fixed colours, which the page
-replaces by its own to follow light and dark.
-"""
+"""The figures of a study as images, for Markdown and LaTeX: one panel a figure."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -28,8 +22,8 @@ from reports.study import BRANCHES, DIRECTION_NAMES, Study
 INK, FAINT, RULE = "#1b2127", "#5c6670", "#d3d9de"
 _PANEL_INCHES = (4.3, 3.4)
 _RIGHT = 0.665  # of the width: right edge of the axes; the names of the lines stand beyond it
-_BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
-_CEILING_COLORS: dict[Ceiling, str] = {"matrix units": "#2f79b8", "exponentials": "#b36d08", "memory": "#23866a"}
+BRANCH_COLORS = {"cmp": "#2f79b8", "select": "#b36d08", "slc": "#23866a", "win": "#a05ea9"}
+CEILING_COLORS: dict[Ceiling, str] = {"matrix units": "#2f79b8", "exponentials": "#b36d08", "memory": "#23866a"}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -51,88 +45,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawn figure. `alternative` says in words what it shows."""
-
-    id: str
-    alternative: str
-    png: bytes
-    svg: str  # an <svg> element for HTML, without fixed text colours
-
-
-@dataclass(frozen=True)
-class FigureGroup:
-    """Panels under one caption."""
-
-    id: str
-    title: str
-    caption: str
-    panels: list[Panel]
-
-
-def study_figures(study: Study) -> list[FigureGroup]:
-    """Every figure of a study that has data, in the order of the page."""
-    groups = [
-        FigureGroup(
-            "time",
-            "Time against tokens",
-            "Median and the range from the 20th to the 80th percentile (band). Both axes are logarithmic."
-            + _off_scale(study),
-            _panels(study, "time", _draw_time, study.directions),
-        ),
-        FigureGroup(
-            "speedup",
-            "Speedup against tokens",
-            _speedup_caption(study) + _off_scale(study),
-            _panels(study, "speedup", _draw_speedup, study.directions) if study.baseline else [],
-        ),
-        FigureGroup(
-            "branches",
-            "Where SSA spends its time",
-            f"Shares of the sum of the branches of {label(study.subject or '')}, each timed alone; milliseconds in the "
-            "bars. At the right the sum, and the time of the whole operator beside it, which also forms the gated sum "
-            "and, backward, its gradient and the sums of the branches' gradients.",
-            _panels(study, "branches", _draw_branches, ("fwd", "bwd")),
-        ),
-        FigureGroup(
-            "roofline",
-            "How close to the machine",
-            f"{label(study.subject or '')} and its branches at the most tokens: shares of the rates that a matrix "
-            "product, exponentials alone and a copy reached on the same machine in the same run. At the right the "
-            "milliseconds it took, and those the nearest ceiling allows.",
-            _panels(study, "roofline", _draw_roofline, ("fwd", "bwd")),
-        ),
-        FigureGroup(
-            "memory",
-            "Peak memory against tokens",
-            "Device memory above what the inputs hold.",
-            _panels(study, "memory", _draw_memory, study.directions),
-        ),
-    ]
-    return [group for group in groups if group.panels]
-
-
-_Draw = Callable[[Axes, Study, Pass], bool]
-
-
-def _panels(study: Study, kind: str, draw: _Draw, directions: tuple[Pass, ...] | list[Pass]) -> list[Panel]:
-    panels = []
-    for direction in directions:
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=_PANEL_INCHES)
-            axes = figure.add_subplot()
-            if draw(axes, study, direction):
-                pad = 24 if kind in ("branches", "roofline") else 8  # their labels lie above the axes
-                axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=pad)
-                panel_id = f"{study.slug}-{kind}-{direction}"
-                alternative = f"{kind} by token count, {DIRECTION_NAMES[direction]}; the numbers are in the tables"
-                panels.append(Panel(panel_id, alternative, png_bytes(figure), svg_element(figure, panel_id)))
-    return panels
+def png(study: Study, kind: str, direction: Pass) -> bytes:
+    """The figure of a kind of `KINDS`, with white ground. The study must have its data."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_PANEL_INCHES)
+        axes = figure.add_subplot()
+        KINDS[kind](axes, study, direction)
+        pad = 24 if kind in ("branches", "roofline") else 8  # their labels lie above the axes
+        axes.set_title(DIRECTION_NAMES[direction], color=INK, pad=pad)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()
 
 
 def _draw_time(axes: Axes, study: Study, direction: Pass) -> bool:
-    curves = {provider: study.curve(provider, direction) for provider in _drawn(study)}
+    curves = {provider: study.curve(provider, direction) for provider in study.drawn}
     if not any(curves.values()):
         return False
     for provider, curve in curves.items():
@@ -155,7 +82,7 @@ def _draw_speedup(axes: Axes, study: Study, direction: Pass) -> bool:
             for tokens in study.tokens
             if (speedup := study.speedup(provider, direction, tokens, baseline)) is not None
         ]
-        for provider in _drawn(study)
+        for provider in study.drawn
         if provider != baseline
     }
     if not any(points.values()):
@@ -201,7 +128,7 @@ def _draw_branches(axes: Axes, study: Study, direction: Pass) -> bool:
         total, left = sum(times_ms.values()), 0.0
         for stage, time in times_ms.items():
             share = time / total
-            axes.barh(position, share, left=left, height=0.72, color=_BRANCH_COLORS[stage], edgecolor="none")
+            axes.barh(position, share, left=left, height=0.72, color=BRANCH_COLORS[stage], edgecolor="none")
             if share > 0.14:
                 axes.text(
                     left + share / 2,
@@ -240,7 +167,7 @@ def _name_branches(axes: Axes, times_ms: dict[Stage, float]) -> None:
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
-            color=_BRANCH_COLORS[stage],
+            color=BRANCH_COLORS[stage],
             fontsize=9,
         )
 
@@ -260,14 +187,14 @@ def _draw_roofline(axes: Axes, study: Study, direction: Pass) -> bool:
         for index, ceiling in enumerate(CEILINGS):
             height = position + (index - 1) * 0.26
             share = line.share(ceiling)
-            axes.barh(height, min(share, 1.0), height=0.22, color=_CEILING_COLORS[ceiling], edgecolor="none")
+            axes.barh(height, min(share, 1.0), height=0.22, color=CEILING_COLORS[ceiling], edgecolor="none")
             axes.text(min(share, 1.0) + 0.01, height, f"{100 * share:.0f}", va="center", color=INK, fontsize=7.5)
         beside = f"{formatting.significant(line.milliseconds)} | {formatting.significant(line.floor)}"
         axes.text(1.1, position, beside, ha="left", va="center", color=INK, fontsize=9)
     axes.text(1.1, -0.66, "took | floor, ms", ha="left", va="bottom", color=FAINT, fontsize=8.5)
     for index, ceiling in enumerate(CEILINGS):
         left = (0.0, 0.36, 0.74)[index]
-        axes.text(left, -0.66, ceiling, ha="left", va="bottom", color=_CEILING_COLORS[ceiling], fontsize=9)
+        axes.text(left, -0.66, ceiling, ha="left", va="bottom", color=CEILING_COLORS[ceiling], fontsize=9)
     axes.set_xlim(0, 1.05)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
@@ -294,19 +221,6 @@ def _draw_memory(axes: Axes, study: Study, direction: Pass) -> bool:
     return drawn
 
 
-def _drawn(study: Study) -> list[str]:
-    return [provider for provider in study.providers if provider not in study.off_scale]
-
-
-def _off_scale(study: Study) -> str:
-    if not study.off_scale:
-        return ""
-    names = formatting.join([label(provider) for provider in study.off_scale])
-    return (
-        f" Not drawn, taking over ten times as long as {label(study.subject or '')} everywhere: {names} (see tables)."
-    )
-
-
 def _line(axes: Axes, provider: str, tokens: list[int], values: list[float]) -> None:
     look = appearance(provider)
     axes.plot(
@@ -325,7 +239,7 @@ def _finish(axes: Axes, study: Study) -> None:
     """Logarithmic axes with plain numbers, and the name of each line at its end."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(_spaced(study.tokens)))
+    axes.xaxis.set_major_locator(FixedLocator(spaced(study.tokens)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.tokens(round(value))))
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
@@ -347,7 +261,7 @@ def _finish(axes: Axes, study: Study) -> None:
     _label_lines(axes)
 
 
-def _spaced(tokens: list[int]) -> list[int]:
+def spaced(tokens: list[int]) -> list[int]:
     """The token counts whose labels do not run into each other on a logarithmic axis."""
     label = 0.16  # of the axis
     apart = (tokens[-1] / tokens[0]) ** label
@@ -405,32 +319,10 @@ def spread(heights: list[float], gap: float, low: float, high: float) -> list[fl
     return [min(max(value, low), ceiling) + i * gap for i, value in enumerate(level)]
 
 
-def _speedup_caption(study: Study) -> str:
-    caption = f"Median time of {label(study.baseline or '')} over median time of each provider; above 1 is faster."
-    if study.has_flash_attention_2:
-        return caption + " Open circles: the paper (arXiv 2505.17412v2, Fig. 7), whose GPU and shape are not stated."
-    return caption + " The paper's points are left out: they are against FlashAttention-2, which has no time here."
-
-
-def png_bytes(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
-    return buffer.getvalue()
-
-
-def svg_element(figure: Figure, panel_id: str) -> str:
-    """The figure as an element for an HTML page: transparent, page colours for text, identifiers unique in the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'\bid="', f'id="{panel_id}-', svg)
-    svg = re.sub(r'href="#', f'href="#{panel_id}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{panel_id}-", svg)
-    for color, variable in ((INK, "--ink"), (FAINT, "--faint"), (RULE, "--rule")):
-        svg = svg.replace(color, f"var({variable})")
-    return svg
+KINDS: dict[str, Callable[[Axes, Study, Pass], bool]] = {
+    "time": _draw_time,
+    "speedup": _draw_speedup,
+    "branches": _draw_branches,
+    "roofline": _draw_roofline,
+    "memory": _draw_memory,
+}

@@ -56,6 +56,17 @@ def headline(study: Study) -> list[Headline]:
     return headlines
 
 
+def brief(study: Study) -> str:
+    """The speedups over the baseline in half a line; empty where there are none."""
+    found = [comparison for direction in study.directions if (comparison := study.largest_common(direction))]
+    by_tokens: dict[int, list[str]] = {}
+    for comparison in found:
+        text = f"{formatting.ratio(comparison.speedup)} {DIRECTION_NAMES[comparison.direction]}"
+        by_tokens.setdefault(comparison.tokens, []).append(text)
+    parts = [f"{', '.join(texts)} at {formatting.tokens(tokens)} tokens" for tokens, texts in by_tokens.items()]
+    return f"{'; '.join(parts)}, over {label(study.baseline or '')}" if parts else ""
+
+
 def measured(study: Study) -> str:
     """What was run."""
     shape = study.shape

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+# What a filter of the page knows an element by: facet ("shape", "pass", "family", ...) to value, of several joined
+# by SEPARATOR. An element is hidden when a facet that it has is filtered and none of its values is chosen.
+Tags = Mapping[str, str]
+SEPARATOR = "|"
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -35,11 +41,16 @@ _LATEX_LINE = 40
 
 @dataclass(frozen=True)
 class Cell:
-    """`note` is set smaller, under or after the text; `best` marks the best value of a column."""
+    """`note` is set smaller, under or after the text; `best` marks the best value of a column.
+
+    `tags` of the first cell are those of its row; `link` is the id of what it leads to in a page.
+    """
 
     text: str
     note: str = ""
     best: bool = False
+    tags: Tags = field(default_factory=dict)
+    link: str = ""
 
 
 EMPTY = Cell("–")
@@ -47,7 +58,10 @@ EMPTY = Cell("–")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; all columns but the first are numbers unless `prose` names them by position."""
+    """Rows of cells under a header; all columns but the first are numbers unless `prose` names them by position.
+
+    `tags` are those of the whole table, `column_tags` those of columns by position.
+    """
 
     id: str  # kind, and where it has one direction, "-" and the direction
     title: str
@@ -55,6 +69,8 @@ class Table:
     rows: list[list[Cell]]
     caption: str = ""
     prose: frozenset[int] = field(default_factory=frozenset)
+    tags: Tags = field(default_factory=dict)
+    column_tags: Mapping[int, Tags] = field(default_factory=dict)
 
     def is_text(self, column: int) -> bool:
         return column == 0 or column in self.prose

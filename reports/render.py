@@ -11,14 +11,19 @@ import pandas as pd
 
 from bench.records import Record
 from reports.markup import to_latex
-from reports.page import chapter, default_title, to_html, to_markdown_report
+from reports.page import Report, chapter, default_title, to_html, to_markdown_report
+from reports.regressions import Regressions
 from reports.study import group, worst_error_ratio
 
 _CONTENT = {"index.html", "report.md", "results.csv", "tables", "figures"}
 
 
-def render(records: list[Record], out: Path, *, title: str | None = None) -> Path:
+def render(
+    records: list[Record], out: Path, *, title: str | None = None, regressions: Regressions | None = None
+) -> Path:
     """Write a report of `records` to the folder `out` and return its ``index.html``.
+
+    With `regressions`, what a comparison found of them, the page and the Markdown have a chapter about it.
 
     The folder holds ``index.html`` (self-contained), ``report.md``, ``results.csv`` (one row a record),
     ``tables/*.tex`` (booktabs) and ``figures/*.png``. It appears whole or not at all; an earlier
@@ -32,23 +37,22 @@ def render(records: list[Record], out: Path, *, title: str | None = None) -> Pat
     out = out.absolute()
     _require_replaceable(out)
     studies = group(records)
-    chapters = [chapter(study) for study in studies]
-    title = title or default_title(studies)
+    report = Report(title or default_title(studies), [chapter(study) for study in studies], regressions)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        (building / "index.html").write_text(to_html(chapters, title), encoding="utf-8")
-        (building / "report.md").write_text(to_markdown_report(chapters, title), encoding="utf-8")
+        (building / "index.html").write_text(to_html(report), encoding="utf-8")
+        (building / "report.md").write_text(to_markdown_report(report), encoding="utf-8")
         to_frame(records).to_csv(building / "results.csv", index=False)
         (building / "tables").mkdir()
         (building / "figures").mkdir()
-        for done in chapters:
+        for done in report.chapters:
             for table in done.tables:
                 name = f"{done.study.slug}-{table.id}"
                 (building / "tables" / f"{name}.tex").write_text(to_latex(table, name), encoding="utf-8")
             for panel in (panel for figure in done.figures for panel in figure.panels):
-                (building / "figures" / f"{panel.id}.png").write_bytes(panel.png)
+                (building / "figures" / f"{panel.id}.png").write_bytes(panel.png())
         building.chmod(0o755)
         _swap(building, out)
     except BaseException:

@@ -81,6 +81,16 @@ class Study:
         """Prefix of this study's files."""
         return f"{self.number}-{re.sub(r'[^a-z0-9]+', '-', self.workload.lower()).strip('-')}-{self.shape.dtype}"
 
+    @property
+    def anchor(self) -> str:
+        """Where it stands in a page."""
+        return f"study-{self.number}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What filters know it by."""
+        return problem_tags(self.shape, self.workload) | {"device": self.environment.device}
+
     @cached_property
     def _index(self) -> dict[tuple[str, Stage, Pass, int], Record]:
         return {(r.provider, r.stage, r.direction, r.workload.tokens): r for r in self.records}
@@ -192,6 +202,11 @@ class Study:
                 slow.append(provider)
         return slow
 
+    @property
+    def drawn(self) -> list[str]:
+        """The providers of charts of time."""
+        return [provider for provider in self.providers if provider not in self.off_scale]
+
     @cached_property
     def against_fastest_dense(self) -> list[Comparison]:
         """The subject against the fastest dense provider, at every direction and token count where both have a time."""
@@ -219,12 +234,23 @@ class Study:
     @cached_property
     def commits(self) -> list[str]:
         """Commits measured, the oldest first, each with a mark if the checkout had uncommitted changes."""
-        names: dict[str, None] = {}
-        for record in self.records:
-            environment = record.environment
-            commit = environment.git_commit[:10] if environment.git_commit else "unknown commit"
-            names[commit + (" with uncommitted changes" if environment.git_dirty else "")] = None
-        return list(names)
+        return list(dict.fromkeys(commit_name(record.environment) for record in self.records))
+
+
+def commit_name(environment: Environment) -> str:
+    """The commit measured, with a mark if the checkout had uncommitted changes."""
+    commit = environment.git_commit[:10] if environment.git_commit else "unknown commit"
+    return commit + (" with uncommitted changes" if environment.git_dirty else "")
+
+
+def problem_tags(shape: Shape, workload: str) -> dict[str, str]:
+    """What filters know a problem by."""
+    return {
+        "shape": f"{shape.heads} × {shape.head_dim}",
+        "blocks": f"{shape.compression_block}³",
+        "workload": workload,
+        "dtype": shape.dtype,
+    }
 
 
 def worst_error_ratio(record: Record) -> float | None:

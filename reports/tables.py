@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bench.records import Environment, Pass, Record, Status
+from bench.records import Pass, Record, Status
 from reports import formatting
-from reports.markup import EMPTY, Cell, Table
-from reports.providers import label
+from reports.environments import environment_table
+from reports.markup import EMPTY, SEPARATOR, Cell, Table
+from reports.providers import family, label
 from reports.published import load_published
 from reports.roofline import CEILINGS, roofline
 from reports.study import BRANCHES, DIRECTION_NAMES, DIRECTIONS, Study, baseline_label, oracles, worst_error_ratio
@@ -40,15 +41,15 @@ def study_tables(study: Study) -> list[Table]:
 
 def overview_table(studies: list[Study]) -> Table:
     """The subject of each study beside its baseline and the fastest dense provider, at the most tokens they share."""
-    directions = [direction for direction in DIRECTIONS if any(direction in study.directions for study in studies)]
     rows = []
     for study in studies:
-        common = [found for direction in directions if (found := study.largest_common(direction)) is not None]
+        common = [found for direction in DIRECTIONS if (found := study.largest_common(direction)) is not None]
         if study.subject is None or not (common or study.curve(study.subject, study.directions[0])):
             continue
         tokens = common[0].tokens if common else study.curve(study.subject, study.directions[0])[-1].workload.tokens
-        row = [Cell(study.name, study.particulars), Cell(formatting.tokens(tokens))]
-        for direction in directions:
+        first = Cell(study.name, study.particulars, tags=study.tags, link=study.anchor)
+        row = [first, Cell(formatting.tokens(tokens))]
+        for direction in DIRECTIONS:
             time = study.time(study.subject, direction, tokens)
             row.append(Cell(formatting.significant(time)) if time is not None else EMPTY)
             for over in (study.baseline, study.fastest_dense(direction, tokens)):
@@ -58,17 +59,18 @@ def overview_table(studies: list[Study]) -> Table:
                 else:
                     row.append(Cell(formatting.ratio(speedup), label(over)))
         rows.append(row)
+    titles = ["Study", "Tokens", *(f"{name}{of}" for name in DIRECTIONS for of in (", ms", " over", " over fastest"))]
+    kept = [column for column in range(len(titles)) if any(row[column] != EMPTY for row in rows)]
     return Table(
         id="overview",
         title="Overview",
-        header=[
-            "Study",
-            "Tokens",
-            *(f"{name}{of}" for name in directions for of in (", ms", " over", " over fastest")),
-        ],
-        rows=rows,
+        header=[titles[column] for column in kept],
+        rows=[[row[column] for column in kept] for row in rows],
         caption="Median milliseconds of the SSA implementation, and its speedup over FlashAttention-2 (or what stands "
         "for it, named in the cell) and over the fastest dense provider, at the most tokens that both were timed at.",
+        column_tags={
+            position: {"pass": DIRECTIONS[(column - 2) // 3]} for position, column in enumerate(kept) if column >= 2
+        },
     )
 
 
@@ -100,6 +102,7 @@ def time_table(study: Study, direction: Pass) -> Table:
         header=["Provider", *(formatting.tokens(count) for count in columns)],
         rows=rows,
         caption=f"Median milliseconds by token count{over}. The fastest of a column is bold.",
+        tags={"pass": direction},
     )
 
 
@@ -124,6 +127,7 @@ def memory_table(study: Study, direction: Pass) -> Table:
         header=["Provider", *(formatting.tokens(count) for count in columns)],
         rows=rows,
         caption="MiB of device memory above what the inputs hold, by token count.",
+        tags={"pass": direction},
     )
 
 
@@ -177,6 +181,7 @@ def published_table(study: Study) -> Table:
         header=["Tokens", "fwd, published", f"fwd, {here}", "bwd, published", f"bwd, {here}"],
         rows=rows,
         caption=sources + caption,
+        column_tags={1: {"pass": "fwd"}, 2: {"pass": "fwd"}, 3: {"pass": "bwd"}, 4: {"pass": "bwd"}},
     )
 
 
@@ -199,6 +204,7 @@ def fastest_table(study: Study) -> Table:
         rows=rows,
         caption=f"{label(study.subject or '')} over the dense provider with the least time in that cell, named under "
         "it. Below 1 the dense provider is faster.",
+        column_tags={1 + i: {"pass": direction} for i, direction in enumerate(study.directions)},
     )
 
 
@@ -215,7 +221,13 @@ def branch_table(study: Study) -> Table:
                 if timed:
                     times = [study.time(provider, direction, tokens, stage) for tokens in columns]
                     rows.append(
-                        [Cell(stage, f"{DIRECTION_NAMES[direction]}, {label(provider)}")]
+                        [
+                            Cell(
+                                stage,
+                                f"{DIRECTION_NAMES[direction]}, {label(provider)}",
+                                tags=_tags(provider, direction),
+                            )
+                        ]
                         + [Cell(formatting.significant(time)) if time is not None else EMPTY for time in times]
                         + [_rate(timed[-1], timed[-1].flops, 1e12), _rate(timed[-1], timed[-1].bytes, 1e9)]
                     )
@@ -245,7 +257,7 @@ def roofline_table(study: Study) -> Table:
                 name = label(provider) if stage == "total" else f"{label(provider)}: {stage}"
                 rows.append(
                     [
-                        Cell(name, DIRECTION_NAMES[direction]),
+                        Cell(name, DIRECTION_NAMES[direction], tags=_tags(provider, direction)),
                         Cell(formatting.tokens(record.workload.tokens)),
                         Cell(formatting.significant(line.milliseconds)),
                         Cell(formatting.significant(line.floor), line.limit),
@@ -287,6 +299,7 @@ def scaling_table(study: Study) -> Table:
             "Time as a power of the token count: the exponent, least squares on logarithms of medians. 1 is "
             "linear, 2 is quadratic; launch overhead at small token counts lowers it."
         ),
+        column_tags={1 + i: {"pass": direction} for i, direction in enumerate(study.directions)},
     )
 
 
@@ -340,7 +353,7 @@ def unmeasured_table(study: Study) -> Table:
             counts = sorted({record.workload.tokens for record in records})
             rows.append(
                 [
-                    _provider_cell(provider),
+                    _provider_cell(provider, *passes),
                     Cell(", ".join(passes) if stage == "total" else f"{stage} {', '.join(passes)}"),
                     Cell(", ".join(formatting.tokens(count) for count in counts)),
                     Cell(_STATUS[status]),
@@ -353,45 +366,6 @@ def unmeasured_table(study: Study) -> Table:
         header=["Provider", "Pass", "Tokens", "Status", "Reason"],
         rows=rows,
         prose=frozenset({1, 2, 3, 4}),
-    )
-
-
-def environment_table(environment: Environment) -> Table:
-    """Where it ran; fields that could not be read say so."""
-    unknown = "not readable"
-    rows = [("Device", environment.device)]
-    if environment.device_type == "cuda":
-        memory = environment.device_memory_bytes
-        clock, fastest = environment.sm_clock_mhz, environment.max_sm_clock_mhz
-        reasons = environment.throttle_reasons
-        rows += [
-            ("Compute capability", environment.compute_capability or unknown),
-            ("Device memory", f"{memory / 2**30:.1f} GiB" if memory else unknown),
-            ("Multiprocessors", str(environment.multiprocessors or unknown)),
-            ("Driver", environment.driver or unknown),
-            ("CUDA", environment.cuda or unknown),
-            ("SM clock at start", f"{clock} of {fastest or 'unknown'} MHz" if clock else unknown),
-            ("Power limit", f"{environment.power_limit_w:.0f} W" if environment.power_limit_w else unknown),
-            ("Temperature", f"{environment.temperature_c} °C" if environment.temperature_c is not None else unknown),
-            ("Throttle reasons", unknown if reasons is None else ", ".join(reasons) or "none"),
-        ]
-    packages = [f"{package} {version}" for package, version in sorted(environment.packages.items())]
-    rows += [
-        ("CPU", f"{environment.cpu}, {environment.cpu_cores} cores, {environment.threads} threads used"),
-        ("System", environment.os),
-        ("Python", environment.python),
-        ("PyTorch", environment.torch),
-        ("Triton", environment.triton or "not installed"),
-        ("Optional baselines", ", ".join(packages) or "none found"),
-        ("ssabench", environment.ssabench),
-        ("Fingerprint", environment.fingerprint),
-    ]
-    return Table(
-        id="environment",
-        title="Environment",
-        header=["", ""],
-        rows=[[Cell(field), Cell(value)] for field, value in rows],
-        prose=frozenset({1}),
     )
 
 
@@ -409,9 +383,15 @@ def _extent(oracle: str, extents: list[str]) -> str:
     return ", ".join([oracle, " to ".join(dict.fromkeys([extents[0], extents[-1]]))] if extents else [oracle])
 
 
-def _provider_cell(provider: str) -> Cell:
+def _provider_cell(provider: str, *passes: Pass) -> Cell:
     shown = label(provider)
-    return Cell(shown, provider if shown != provider else "")
+    return Cell(shown, provider if shown != provider else "", tags=_tags(provider, *passes))
+
+
+def _tags(provider: str, *passes: Pass) -> dict[str, str]:
+    """Of a row: without passes it holds for all."""
+    tags = {"family": family(provider)}
+    return tags | {"pass": SEPARATOR.join(passes)} if passes else tags
 
 
 def _status_cell(record: Record | None) -> Cell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.records import write_whole
 from reports import formatting
-from reports.figures import FAINT, RULE, STYLE, svg_element
+from reports.figures import FAINT, INK, RULE, STYLE
 from reports.history import Series
 from reports.providers import appearance
 
@@ -174,7 +175,7 @@ def _encode(figure: Figure, suffix: str) -> bytes:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape('ssabench history')}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            f"<h1>Speed over commits</h1>\n{svg_element(figure, 'history')}\n</body>\n</html>\n"
+            f'<h1>Speed over commits</h1>\n<div class="drawing">{_svg_element(figure)}</div>\n</body>\n</html>\n'
         )
         return page.encode()
     buffer = io.BytesIO()
@@ -183,3 +184,18 @@ def _encode(figure: Figure, suffix: str) -> bytes:
     else:
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _svg_element(figure: Figure) -> str:
+    """The figure as the only element of its kind in an HTML page: transparent, page colours for text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    for color, variable in ((INK, "--ink"), (FAINT, "--faint"), (RULE, "--rule")):
+        svg = svg.replace(color, f"var({variable})")
+    return svg

@@ -92,6 +92,8 @@ def test_there_are_modules_to_look_at() -> None:
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    code = "import sys, cli.app; print(sorted({'torch', 'triton', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, cli.app; print(sorted({'torch', 'triton', 'pandas', 'matplotlib', 'plotly'} & set(sys.modules)))"
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -25,11 +25,12 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from kernels import segments
 from kernels.layout import BlockLayout
-from kernels.triton import configs, ops, segment_forward
+from kernels.triton import configs, hopper, ops, segment_forward
 
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -60,7 +61,7 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "PEELED", "GATED", "SLOTS", "SEVERAL_PARTS", "WIDE", "S")
+        shown = ("G", "D", "BLOCK_M", "BLOCK_N", "RESIDENT", "PEELED", "GATED", "SLOTS", "SEVERAL_PARTS", "WIDE", "S")
         dtype = next(kind for _, kind in self.signature if kind.startswith("*"))[1:]
         return " ".join([dtype, *(f"{name}={value}" for name, value in self.constants if name in shown)])
 
@@ -103,6 +104,8 @@ def launches(arch: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.d
         with mock.patch.object(segment_forward, "_WIDE_ELEMENTS", 1):  # as if there were millions of tokens
             o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
             o.backward(torch.zeros_like(o))
+        with mock.patch.object(hopper, "_available", return_value=arch == 90), torch.no_grad():
+            ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
     return list(found)
 
 
@@ -113,7 +116,8 @@ def compile_launch(launch: Launch, arch: int) -> Resources:
     aligned = {
         (index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name].startswith("*")
     }
-    source = ASTSource(launch.kernel, signature, dict(launch.constants), aligned)
+    source_type = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source = source_type(launch.kernel, signature, dict(launch.constants), aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
     usage = _resource_usage(compiled.asm["cubin"])
     return Resources(
@@ -138,7 +142,7 @@ def compile_all(arch: int, workers: int = 2) -> Iterator[Resources]:
 def _recorded(found: dict[Launch, None]) -> Iterator[None]:
     def record(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         bound = dict(zip(kernel.arg_names, args, strict=False))
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in kwargs}
         bound.update(kwargs)
         signature, constants = {}, {}
         for name, param in zip(kernel.arg_names, kernel.params, strict=True):

@@ -4,6 +4,8 @@ Softmax needs a number near the row's largest score, to keep exponentials in ran
 kernel takes the largest of the first tile of keys and stays with it, which saves the running maximum and the rescaling
 of the accumulator, a third of the loop's instructions. Where later scores are so much larger that this fails, the tile
 is computed again with a running maximum.
+
+On Hopper the selected branch goes to `hopper_selected` instead, where `hopper.supported` says so.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.segments import Segments
+from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.primitives import (
     LN2,
@@ -197,6 +200,11 @@ def segment_forward(
     o = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
     lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
     if last == first:
+        return o, lse
+    if segments.query_slots is not None and segments.key_index is None and hopper.supported(q, k, v):
+        from kernels.triton.hopper_selected import hopper_selected_forward  # what it imports is not in every Triton
+
+        hopper_selected_forward(q, k, v, segments, scale, part, o, lse)
         return o, lse
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)

@@ -38,3 +38,20 @@ def correlated(generator: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 MODELS = (lognormal, heavy_tailed, quantised, one_sided, correlated)
+
+
+def drifting(generator: np.random.Generator, shape: Shape) -> np.ndarray:
+    """1 % noise on times that grow by a tenth from the first to the last."""
+    return lognormal(generator, shape) * np.linspace(1.0, 1.1, shape[-1])
+
+
+def two_modes(generator: np.random.Generator, shape: Shape) -> np.ndarray:
+    """1 % noise; stretches of about a hundred samples in each of two states, 15 % apart."""
+    flips = generator.random(shape) < 0.01
+    return lognormal(generator, shape) * np.where(np.cumsum(flips, axis=-1) % 2, 1.15, 1.0)
+
+
+def throttled(generator: np.random.Generator, shape: Shape) -> np.ndarray:
+    """1 % noise; at some moment the clock falls by 30 % for the rest of the series."""
+    moment = generator.integers(shape[-1], size=(*shape[:-1], 1))
+    return lognormal(generator, shape) * np.where(np.arange(shape[-1]) < moment, 1.0, 1.3)

@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def test_rates_are_the_work_over_the_fastest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "_COPY_BYTES", {"cpu": 2**20})
     monkeypatch.setattr(ceilings, "_MATRIX_SIDE", {"cpu": 32})
-    monkeypatch.setattr(timing, "measure", lambda call, device, **options: [3.0, 2.0, 4.0])
+    monkeypatch.setattr(timing, "measure", lambda call, device, **options: timing.Series([3.0, 2.0, 4.0]))
     found = probe("cpu", torch.float32)
     assert found.copy_bytes_per_s == 2 * 2**20 / 2e-3  # read and written in 2 ms
     assert found.matrix_flops_per_s == 2 * 32**3 / 2e-3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import check
 from bench.check import check_provider, run_checks
 from bench.providers import Problem, Provider, get_provider, make_problem
 from bench.records import Shape
@@ -72,7 +73,7 @@ def test_a_wrong_number_of_selected_blocks_fails() -> None:
 
 
 def test_many_tokens_are_checked_on_a_sample_with_exact_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.check._ORACLE_ELEMENTS", 4 * 300 * 40)
+    monkeypatch.setitem(check._ORACLE_ELEMENTS, "cpu", 4 * 300 * 40)
     problem = small_problem()
     checked = check_provider(get_provider("ssa-eager"), problem)
     assert checked.passed, checked

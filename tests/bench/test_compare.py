@@ -13,7 +13,7 @@ from records_factory import CPU, GPU, SHAPE, correctness, missing, timed, worklo
 from bench.compare import Comparison, Entry, compare
 from bench.noise import NoiseFloor, calibrate, read_noise, write_noise
 from bench.pairing import labels
-from bench.records import Record
+from bench.records import Conditions, Record, Sampling
 
 PROVIDERS = ("ssa-triton", "dense-sdpa-flash")
 FLOOR = NoiseFloor(margin=0.005, fingerprint=GPU.fingerprint, pairs=20, left_out=0, between_runs=True)
@@ -183,6 +183,16 @@ def test_throttled_clocks_are_inconclusive(steady: np.ndarray, change: dict[str,
     assert (entry.outcome, entry.remarks, entry.regressions) == ("inconclusive", (reason,), ())
     idle = GPU.model_copy(update={"throttle_reasons": ["gpu_idle"]})
     assert one(sampled(steady), sampled(2 * steady, environment=idle)).outcome == "slower"
+
+
+def test_samples_kept_though_the_clock_was_held_back_are_inconclusive(steady: np.ndarray) -> None:
+    discards = {"sw_power_cap": 5}
+    kept = Sampling(blocks=[20, 20, 20], conditions=Conditions(), discarded=discards, disturbed=12)
+    entry = one(sampled(steady), sampled(2 * steady, sampling=kept))
+    assert (entry.outcome, entry.regressions) == ("inconclusive", ())
+    assert entry.remarks == ("the clocks of HEAD were held back during 12 of 60 samples",)
+    discarded = kept.model_copy(update={"disturbed": 0})
+    assert one(sampled(steady), sampled(2 * steady, sampling=discarded)).outcome == "slower"
 
 
 def test_labels_tell_apart_what_differs_and_nothing_else() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch._functorch import config as functorch_config
 
-from bench import speed, timing
+from bench import measurement, speed, timing
 from bench.accounting import full_attention_costs
 from bench.captured import save_captured
+from bench.conditions import Condition
 from bench.environment import capture
 from bench.plan import Plan, paper_plan
 from bench.providers import Problem, Provider, get_provider
 from bench.records import Ceilings, Correctness, Record, Shape, TensorError, read_records
+from bench.renewal import BLOCKS
 from bench.speed import Growth, run_speed
 from bench.workloads import make_tokens
 from kernels.layout import BlockLayout
@@ -87,7 +89,24 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Register:
 
     monkeypatch.setattr(speed, "get_provider", lambda name: fakes.get(name) or get_provider(name))
     monkeypatch.setattr(speed, "check_provider", lambda provider, problem: correctness(0.01))
+    monkeypatch.setattr(measurement, "judge", lambda provider, witness, checked: correctness(0.01))
     return add
+
+
+def sample_for_a_second(monkeypatch: pytest.MonkeyPatch, watch: Callable[[str], object] = lambda event: None) -> None:
+    """Every call is made once a block and takes a second."""
+
+    def measure_blocks(
+        calls: Iterable[Callable[[], object]], blocks: int, device: object, *, inspect: timing.Inspect, **_: object
+    ) -> timing.Series:
+        for call in calls:
+            watch("timed")
+            result = call()
+            watch("end")
+        inspect(result)
+        return timing.Series([1000.0] * blocks, [Condition()] * blocks, [1] * blocks)
+
+    monkeypatch.setattr(timing, "measure_blocks", measure_blocks)
 
 
 def commit(monkeypatch: pytest.MonkeyPatch, commit: str | None, *, dirty: bool = False) -> None:
@@ -114,6 +133,11 @@ def test_every_pass_is_timed_and_carries_check_cost_and_environment(register: Re
         assert record.environment.device_type == "cpu"
         assert record.peak_memory_bytes is None  # not counted on a CPU
         assert record.flops == record.dense_flops
+        assert record.schema_version == 2
+        assert record.sampling is not None
+        assert record.sampling.blocks == [1, 2, 2]
+        assert record.timed_correctness is not None
+        assert record.modes is None  # only of CUDA
     assert records[0].flops == 4 * 2 * 16 * 64**2
     assert len({record.run_id for record in records}) == 1
 
@@ -209,7 +233,7 @@ def test_memory_that_lasts_for_forward_only_leaves_the_forward_time(
 
 def test_a_size_predicted_to_exceed_the_limit_is_not_run(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
-    monkeypatch.setattr(timing, "measure", lambda *_, **__: [1000.0])
+    sample_for_a_second(monkeypatch)
     plan = make_plan(tokens=[128, 64], directions=["fwd"], limit_s=3.0)
     small, large = run_speed(plan, device="cpu")
     assert (small.workload.tokens, small.status) == (64, "ok")
@@ -236,18 +260,14 @@ def test_backward_alone_is_timed_on_a_saved_forward(register: Register, monkeypa
         calls.append("grad" if torch.is_grad_enabled() else "no_grad")
         return mean_of_values(problem, x)
 
-    def measure(fn: Callable[[], object], device: object, **_: object) -> list[float]:
-        calls.append("timed")
-        fn()
-        calls.append("end")
-        return [1.0]
-
     register(forward=forward)
-    monkeypatch.setattr(timing, "measure", measure)
+    sample_for_a_second(monkeypatch, calls.append)
     monkeypatch.setattr(timing, "first_call_seconds", lambda fn, device: 0.0)
     run_speed(make_plan(), device="cpu")
     timed = calls[calls.index("timed") :]
-    assert timed == ["timed", "no_grad", "end", "grad", "timed", "end", "timed", "grad", "end"]
+    forward_blocks = ["timed", "no_grad", "end"] * BLOCKS
+    backward_blocks = ["grad", "timed", "end"] * BLOCKS
+    assert timed == forward_blocks + backward_blocks + ["timed", "grad", "end"] * BLOCKS
 
 
 def test_compiled_providers_keep_their_buffers_for_the_next_backward(register: Register) -> None:
@@ -328,7 +348,7 @@ class TestCaptured:
         self, register: Register, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         register()
-        monkeypatch.setattr(timing, "measure", lambda *_, **__: [1000.0])
+        sample_for_a_second(monkeypatch)
         larger = self.save(tmp_path / "b.safetensors", tokens=160)
         plan = make_plan(tokens=[64], inputs=[larger, file], directions=["fwd"], limit_s=3.0)
         records = run_speed(plan, device="cpu")

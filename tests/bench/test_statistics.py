@@ -105,3 +105,26 @@ def test_comparisons_that_can_never_be_certain_do_not_weigh_on_the_others() -> N
     assert statistics.testable([0.004] * 20, 0.01) == [False] * 20
     assert statistics.testable([0.004], 0.01) == [True]
     assert statistics.testable([], 0.01) == []
+
+
+def test_the_centre_is_the_median_of_all_averages_of_two() -> None:
+    assert statistics.centre([1.0, 2.0, 9.0]) == pytest.approx(3.5)  # of 1, 1.5, 2, 5, 5.5, 9
+    assert statistics.centre([[1.0, 2.0, 9.0], [0.0, 0.0, 0.0]]) == pytest.approx([3.5, 0])
+
+
+@pytest.mark.parametrize("count", [16, 200])
+def test_the_interval_of_the_centre_covers_the_truth_in_95_of_100(count: int) -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed, values in enumerate(generator.standard_normal((100, count))):
+        low, high = statistics.centre_interval(values, draws=200, seed=seed)
+        covered += low <= 0 <= high
+    assert 87 <= covered <= 100
+
+
+def test_the_signed_rank_test_is_exact_and_never_below_what_signs_can_show() -> None:
+    rising = np.arange(1.0, 9.0)
+    assert statistics.p_above(rising, 0.0) == pytest.approx(1 / 256)
+    assert statistics.p_above(rising, 9.0) == 1.0
+    assert statistics.p_above([3.0] * 4, 0.0) >= 1 / 16
+    assert statistics.p_above([0.0] * 4, 0.0) >= 0.5

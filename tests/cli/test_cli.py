@@ -47,7 +47,7 @@ def checks_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     "command",
     [
         *([], ["info"], ["check"], ["speed"], ["capture"], ["tune"], ["reproduce"], ["reproduce", "speed"], ["report"]),
-        *(["compare"], ["calibrate"], ["history"], ["history", "add"], ["history", "show"]),
+        *(["compare"], ["calibrate"], ["history"], ["history", "add"], ["history", "show"], ["profile"]),
     ],
 )
 def test_help_describes_every_command(command: list[str]) -> None:
@@ -60,7 +60,7 @@ def test_help_describes_every_command(command: list[str]) -> None:
     "command",
     [
         *([], ["speed"], ["capture"], ["tune"], ["check"], ["report"], ["reproduce", "speed"]),
-        *(["compare"], ["calibrate"], ["history", "add"], ["history", "show"]),
+        *(["compare"], ["calibrate"], ["history", "add"], ["history", "show"], ["profile"]),
     ],
 )
 def test_help_teaches_by_example(command: list[str]) -> None:

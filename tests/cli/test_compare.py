@@ -204,3 +204,33 @@ def test_an_unreadable_file_exits_with_2(files: Path) -> None:
     result = compare(files, "base", "text")
     assert result.exit_code == 2
     assert "not a record" in result.stderr
+
+
+def test_a_report_against_base_has_the_verdicts_and_the_difference_of_environments(files: Path) -> None:
+    out = files / "report"
+    options = ["--against", str(files / "base.jsonl"), "--noise", str(files / "floor.json"), "--out", str(out)]
+    result = run(app, ["report", str(files / "slow.jsonl"), *options])
+    assert result.exit_code == 0, result.output
+    markdown = (out / "report.md").read_text()
+    assert "1 regression in 20 measurements: 1 slower" in markdown
+    first = next(line for line in markdown.splitlines() if line.startswith("| ssa-triton fwd"))
+    assert first.startswith("| ssa-triton fwd, gyroid, 1,000 tokens | slower | 1.0")
+    assert "regressions-forest" in (out / "index.html").read_text()
+    assert "Differences between environments" not in markdown
+
+
+def test_a_report_against_another_machine_says_how_it_differs(files: Path) -> None:
+    other = GPU.model_copy(update={"driver": "580.1", "temperature_c": 60, "fingerprint": fingerprint(driver="580.1")})
+    write_records(files / "other.jsonl", records(5, environment=other))
+    out = files / "report"
+    result = run(app, ["report", str(files / "other.jsonl"), "--against", str(files / "base.jsonl"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    markdown = (out / "report.md").read_text()
+    assert "not gated, the environments differ: driver 570.86.15 and 580.1" in markdown
+    assert "| Driver | 570.86.15 | 580.1 | not comparable |" in markdown
+    assert "| Temperature at start, °C | 34 | 60 | harmless |" in markdown
+
+
+def test_a_noise_floor_without_base_is_refused(files: Path) -> None:
+    result = run(app, ["report", str(files / "base.jsonl"), "--noise", str(files / "floor.json")])
+    assert result.exit_code == 2

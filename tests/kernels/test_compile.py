@@ -22,6 +22,7 @@ EXPECTED = {
     "_segment_dkv_kernel",
     "_sum_slots_kernel",
 }
+HOPPER = {"_hopper_selected_forward_kernel"}
 
 
 @pytest.mark.slow
@@ -38,6 +39,6 @@ def test_kernels_compile_without_register_spills(arch: int) -> None:
     )
     assert run.returncode == 0, run.stderr[-2000:]
     variants = [json.loads(line) for line in run.stdout.splitlines()]
-    assert {variant["kernel"] for variant in variants} == EXPECTED
+    assert {variant["kernel"] for variant in variants} == (EXPECTED | HOPPER if arch == 90 else EXPECTED)
     assert [variant for variant in variants if variant["local_bytes"]] == []
     assert [variant for variant in variants if variant["shared_bytes"] > SHARED_LIMIT[arch]] == []

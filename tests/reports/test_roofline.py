@@ -8,7 +8,7 @@ import pytest
 from records_factory import gpu_sweep, missing, timed
 
 from bench.records import Ceilings, Record
-from reports.figures import study_figures
+from reports.panels import study_figures
 from reports.roofline import roofline
 from reports.study import group
 from reports.tables import roofline_table

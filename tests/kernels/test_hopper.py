@@ -1,0 +1,177 @@
+"""The Gluon kernel of gathered segments on Hopper: where it is chosen, and that it computes what Triton's does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.segments import Segments, selected_segments
+from kernels.triton import hopper
+from kernels.triton.segment_forward import segment_forward
+
+on_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="needs a GPU of compute capability 9.0",
+)
+DTYPES = [torch.bfloat16, torch.float16]
+# Tiles of 64 keys, of which four stay on the chip: around one tile, all four, and beyond.
+SIZES = (1, 63, 64, 65, 130, 255, 256, 257, 512)
+SLOTS = 3
+
+
+def tensors(
+    heads: int = 4, kv_heads: int = 2, head_dim: int = 64, dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens = sum(SIZES)
+    shapes = ((tokens, heads, head_dim), (tokens, kv_heads, head_dim), (tokens, kv_heads, head_dim))
+    q, k, v = (torch.randn(shape, device=device).to(dtype) for shape in shapes)
+    return q, k, v
+
+
+@pytest.fixture
+def _available() -> Iterator[None]:
+    with mock.patch.object(hopper, "_available", return_value=True):
+        yield
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("heads", [2, 4, 32, 64])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("_available")
+def test_shapes_that_the_gluon_kernel_computes(heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    assert hopper.supported(*tensors(heads, 2, head_dim, dtype))
+
+
+@pytest.mark.usefixtures("_available")
+def test_everything_else_stays_with_triton() -> None:
+    assert not hopper.supported(*tensors(dtype=torch.float32))
+    assert not hopper.supported(*tensors(head_dim=48))
+    assert not hopper.supported(*tensors(head_dim=16))
+    assert not hopper.supported(*tensors(heads=6))  # groups of three
+    q, k, v = tensors()
+    shifted = torch.empty(q.numel() + 1, dtype=q.dtype)[1:].view(q.shape)
+    assert shifted.is_contiguous()
+    assert not hopper.supported(shifted, k, v)  # no 16 bytes begin where its rows do
+    with hopper.triton_only():
+        assert not hopper.supported(q, k, v)
+    assert hopper.supported(q, k, v)
+
+
+def test_tensors_on_a_cpu_stay_with_triton() -> None:
+    assert not hopper.supported(*tensors())
+
+
+def selection(kv_heads: int, device: str) -> tuple[Tensor, Tensor]:
+    """int32 [Hkv, N, SLOTS] block indices and offsets of blocks of `SIZES`: block 2 has one query, block 3 has none."""
+    chosen = torch.rand(kv_heads, sum(SIZES), len(SIZES)).argsort(dim=2)[..., :SLOTS].int()
+    chosen[(chosen == 2) | (chosen == 3)] = -1
+    chosen[:, ::5, 1:] = -1
+    chosen[:, ::35] = -1
+    chosen[:, 17, 0] = 2
+    offsets = torch.tensor((0, *SIZES)).cumsum(0).int()
+    return chosen.to(device), offsets.to(device)
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, offsets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """o [N * SLOTS, H, D] and LSE [N * SLOTS, H] in fp64 by one block after another; NaN where no block is chosen."""
+    tokens, heads, head_dim = q.shape
+    kv_heads = k.shape[1]
+    grouped = q.double().view(tokens, kv_heads, -1, head_dim)
+    o = torch.full((kv_heads, tokens, SLOTS, heads // kv_heads, head_dim), torch.nan, device=q.device).double()
+    lse = o[..., 0].clone()
+    for kv_head in range(kv_heads):
+        for block in range(len(SIZES)):
+            keys, values = (x[offsets[block] : offsets[block + 1], kv_head].double() for x in (k, v))
+            token, slot = (blocks[kv_head] == block).nonzero(as_tuple=True)
+            scores = grouped[token, kv_head] @ keys.T * scale
+            o[kv_head, token, slot] = scores.softmax(-1) @ values
+            lse[kv_head, token, slot] = scores.logsumexp(-1)
+    return (
+        o.permute(1, 2, 0, 3, 4).reshape(tokens * SLOTS, heads, head_dim),
+        lse.permute(1, 2, 0, 3).reshape(tokens * SLOTS, heads),
+    )
+
+
+def both(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> list[tuple[Tensor, Tensor]]:
+    """o and LSE of all parts, by Gluon and by Triton."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        parts = [segment_forward(q, k, v, segments, scale, part) for part in range(segments.parts)]
+        return torch.cat([o for o, _ in parts]), torch.cat([lse for _, lse in parts])
+
+    assert hopper.supported(q, k, v)
+    with mock.patch("kernels.triton.segment_forward._segment_forward_kernel", None):  # nothing may launch it
+        gluon = run()
+    with hopper.triton_only():
+        return [gluon, run()]
+
+
+def check_selected(q: Tensor, k: Tensor, v: Tensor, scale: float, parts: int = 1) -> None:
+    blocks, offsets = selection(k.shape[1], str(q.device))
+    expected_o, expected_lse = exact(q, k, v, blocks, offsets, scale)
+    written = ~expected_lse.isnan()
+    (o, lse), (triton_o, triton_lse) = both(q, k, v, selected_segments(blocks, offsets, parts), scale)
+    # Memory was NaN before: all slots with a block are written, and no other.
+    assert torch.equal(~lse.isnan(), written)
+    assert torch.equal(~o.isnan(), written[..., None].expand_as(o))
+
+    def worst(found: Tensor) -> float:
+        difference = (found.double() - expected_o)[written]
+        return (difference.norm(dim=-1) / expected_o[written].norm(dim=-1)).max().item()
+
+    assert worst(o) <= 2 * worst(triton_o) + torch.finfo(q.dtype).eps
+    torch.testing.assert_close(lse[written].double(), expected_lse[written], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(lse[written], triton_lse[written], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(16, 1), (32, 2), (2, 2), (8, 4), (32, 1)])
+def test_segments_of_all_lengths(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    check_selected(*tensors(heads, kv_heads, head_dim, dtype, "cuda"), scale=head_dim**-0.5)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [0.02, 1.0, -1.0])
+def test_any_finite_scale_and_several_parts(scale: float, dtype: torch.dtype) -> None:
+    check_selected(*tensors(8, 2, 64, dtype, "cuda"), scale=scale, parts=7)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_scores_far_above_those_of_the_first_tile_are_computed_again(head_dim: int, dtype: torch.dtype) -> None:
+    q, k, v = tensors(4, 2, head_dim, dtype, "cuda")
+    rising = torch.cat([torch.linspace(0, 5, size) for size in SIZES]).to(q)[:, None, None]
+    rows = torch.arange(q.shape[0], device="cuda")[:, None, None] % 3 > 0  # a run has tiles of both kinds
+    q = (torch.where(rows, 32 * head_dim**-0.5, 0.1) + 0.1 * q).to(dtype)
+    k = rising + 0.1 * k
+    first, last = sum(SIZES[:6]), sum(SIZES[:7])  # the segment of 256 keys, all of them resident
+    scores = q[1, 0].float() @ k[first:last, 0].float().T * head_dim**-0.5 * 1.4427
+    assert scores.max() - scores[:64].max() > 41
+    check_selected(q, k, v, scale=head_dim**-0.5)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_one_graph_replays_for_other_inputs_with_equal_bits() -> None:
+    q, k, v = tensors(16, 1, 64, torch.bfloat16, "cuda")
+    blocks, offsets = selection(1, "cuda")
+    segments = selected_segments(blocks, offsets, 2)
+    segment_forward(q, k, v, segments, 0.125)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = segment_forward(q, k, v, segments, 0.125, 1)
+    q.copy_(torch.randn_like(q))
+    graph.replay()
+    for found, again in zip(captured, segment_forward(q, k, v, segments, 0.125, 1), strict=True):
+        torch.testing.assert_close(found, again, rtol=0, atol=0, equal_nan=True)
