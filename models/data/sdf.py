@@ -135,9 +135,12 @@ def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor,
     wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
     sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
     keys = torch.cat([wall_keys, sheet_keys]).unique()
-    sign = torch.where(sides.at(keys) == OUTSIDE, 1.0, -1.0).double()
-    # The union of both solids: the smaller value. Far from walls it is +-infinity. A point on the surface is inside.
-    values = sign * _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
+    side = sides.at(keys)
+    distance = _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
+    # Far from walls infinite. A point on a wall counts as inside, one on a sheet is decided by the sheet.
+    inside = (side == INSIDE) | ((side != OUTSIDE) & distance.isfinite())
+    values = torch.where(inside, -distance, distance)
+    # The union of both solids: the smaller value.
     return keys, torch.minimum(values, _spread(sheet_keys, sheet_distance - SHEET_STEPS, keys))
 
 
