@@ -7,21 +7,22 @@ do not enclose is outside. An opening lets the outside in if a path of grid poin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.data.octree import Cells, Grid, Near, expand_ranges
+from models.data.octree import Grid, Near, expand_ranges
 
 # Of grid coordinates, all in double precision: neighbouring triangles round their common edge differently.
 _EDGE_SLACK = 1e-9
 # A grid point so near to the surface is on it; every step from it along that axis is barred.
 _ON_SURFACE = 1e-7
 
-
-INSIDE, OUTSIDE, ON_SURFACE = 0, 1, 2
+# THIN: inside, where the solid is thinner than the grid can show.
+INSIDE, OUTSIDE, ON_SURFACE, THIN = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sides:
     levels: tuple[tuple[Tensor, Tensor], ...]  # finest first: int64 [C], sides int8 [C]
 
     def at(self, keys: Tensor) -> Tensor:
-        """Sides, int8 [P], of grid points by key of level 0: `OUTSIDE`, `INSIDE` or `ON_SURFACE`."""
+        """Sides, int8 [P], of grid points by key of level 0."""
         answer = torch.zeros(len(keys), dtype=torch.int8, device=keys.device)
         missing = torch.arange(len(keys), device=keys.device)
         coords = self.grid.coords(keys, 0)
@@ -70,7 +71,35 @@ def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Sides:
     sides = torch.where(component == far, OUTSIDE, INSIDE).to(torch.int8)
     index, found = find(keys[0], touching)
     sides[index[found]] = ON_SURFACE
-    return Sides(grid, tuple((known, sides[a:b]) for known, a, b in zip(keys, first[:-1], first[1:], strict=True)))
+    levels = tuple((known, sides[a:b]) for known, (a, b) in zip(keys, itertools.pairwise(first), strict=True))
+    return _mark_thin(Sides(grid, levels))
+
+
+def _mark_thin(sides: Sides) -> Sides:
+    """Marks the inside points that are far from every cell of eight points without an outside one.
+
+    A plate that holds such a cell is met by the grid everywhere, as a discrete plane without holes; a thinner one only
+    here and there. The points in a corner or at an edge of a thick solid have such a cell beside them.
+    """
+    keys, side = sides.levels[0]
+    within = (side == INSIDE).nonzero()[:, 0]
+    coords = sides.grid.coords(keys[within], 0)
+    thin = torch.arange(len(within), device=keys.device)
+    for octant in itertools.product((-1, 1), repeat=3):
+        fits = torch.ones_like(thin, dtype=torch.bool)
+        for corner in itertools.product((0, 1), repeat=3):
+            index = fits.nonzero()[:, 0]
+            shift = tuple(a * b for a, b in zip(octant, corner, strict=True))
+            fits[index] = sides.at(sides.grid.key(_shifted(coords[:, thin[index]], shift), 0)) != OUTSIDE
+        thin = thin[~fits]
+    marked = Sides(sides.grid, ((keys, side.index_fill(0, within[thin], THIN)), *sides.levels[1:]))
+    for shift in itertools.product((-1, 0, 1), repeat=3):
+        thin = thin[marked.at(sides.grid.key(_shifted(coords[:, thin], shift), 0)) != INSIDE]
+    return Sides(sides.grid, ((keys, side.index_fill(0, within[thin], THIN)), *sides.levels[1:]))
+
+
+def _shifted(coords: Tensor, shift: Iterable[int]) -> Tensor:
+    return coords + torch.tensor(list(shift), device=coords.device)[:, None]
 
 
 def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +142,7 @@ def _edges(keys: list[Tensor], first: list[int], barred: list[Tensor], grid: Gri
 
 
 def barred_steps(corners: Tensor, grid: Grid) -> tuple[list[Tensor], Tensor]:
-    """Sorted keys: for each axis the points whose step to the next one meets a triangle, and the points on a triangle."""
+    """Sorted keys: for each axis the points whose step to the next meets a triangle; and the points on a triangle."""
     crossings = [_crossings(corners.double(), axis, grid) for axis in range(3)]
     return [barred.unique() for barred, _ in crossings], torch.cat([touching for _, touching in crossings]).unique()
 

@@ -1,8 +1,8 @@
 """Isosurface of a sparse field: marching cubes over the cells whose eight corners are known.
 
-After Lorensen and Cline (1987). The triangles of the 256 cases are derived here, not listed: crossings are joined along the
-faces of the cell, always so that inside corners on a diagonal stay apart. The rule depends on the face alone, so both
-cells at a face agree, and the surface closes wherever the field does.
+After Lorensen and Cline (1987). The triangles of the 256 cases are derived here, not listed: crossings are joined along
+the faces of the cell, always so that inside corners on a diagonal stay apart. The rule depends on the face alone, so
+both cells at a face agree, and the surface closes wherever the field does.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def isosurface(field: SparseSDF) -> Surface:
     t = value[0] / (value[0] - value[1])
     normals = torch.lerp(_gradient(field, keys, start, strides), _gradient(field, keys, end, strides), t[:, None])
     points = torch.lerp(coords[start].float(), coords[end].float(), t[:, None])
-    return Surface(
-        points * (2 / field.resolution) - 1, faces, torch.nn.functional.normalize(normals, dim=1)
-    )
+    return Surface(points * (2 / field.resolution) - 1, faces, torch.nn.functional.normalize(normals, dim=1))
 
 
 def _offset(corner: int) -> tuple[int, int, int]:
@@ -125,7 +123,8 @@ def _fill(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
         ValueError: there are none.
     """
     if len(loop) == 3:
-        return [loop]  # type: ignore[list-item]
+        a, b, c = loop
+        return [(a, b, c)]
     first, last = loop[0], loop[-1]
     for middle in range(1, len(loop) - 1):  # the third corner of the triangle at the side from last to first
         parts = [loop[: middle + 1], loop[middle:]]
@@ -159,8 +158,8 @@ def _faces() -> list[tuple[int, int, int, int]]:
 def _face_segments(case: int, face: tuple[int, int, int, int]) -> list[tuple[int, int]]:
     """Directed segments on a face, from crossing to crossing, with the inside on the same hand in every face.
 
-    Going around, each way into the inside is joined to the next way out, so that every run of inside corners is cut off by
-    a segment of its own.
+    Going around, each way into the inside is joined to the next way out, so that every run of inside corners is cut off
+    by a segment of its own.
     """
     inside = [bool(case >> corner & 1) for corner in face]
     segments = []

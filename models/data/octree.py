@@ -7,6 +7,7 @@ that memory and work follow the surface. Coordinates are in units of the grid, w
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def _groups(count: Tensor, chunk: int) -> Iterator[Tensor]:
     total = int(ends[-1]) if len(ends) else 0
     bounds = torch.searchsorted(ends, torch.arange(0, total + chunk, chunk, device=count.device)).tolist()
     bounds = sorted({0, *bounds, len(count)})
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         yield torch.arange(first, last, device=count.device)
 
 

@@ -1,8 +1,10 @@
 """Sparse signed distance fields of triangle soups.
 
-The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with |sdf| < tau
-(paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with open sheets made
-two grid steps thick; walls inside the solid are no part of it.
+The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with
+|sdf| < tau (paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with
+what the grid cannot show: open sheets are made two grid steps thick, parts thinner than a cell thicker by as much.
+Walls inside the solid are no part of it; within a few steps of where one comes to the surface, inside values may still
+measure to it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.distance import triangle_distance
-from models.data.flood import INSIDE, OUTSIDE, Sides, find, flood
+from models.data.flood import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides, find, flood
 from models.data.octree import SLACK, Grid, Near, descend
 
 RESOLUTIONS = (16, 2048)
@@ -92,13 +94,22 @@ def sparse_sdf(
 
 
 def _grid_corners(
-    vertices: NDArray[np.float64] | Tensor, faces: NDArray[np.int64] | Tensor, resolution: int, device: torch.device | str
+    vertices: NDArray[np.float64] | Tensor,
+    faces: NDArray[np.int64] | Tensor,
+    resolution: int,
+    device: torch.device | str,
 ) -> Tensor:
     """fp64 [F, 3, 3] in grid units."""
     vertices = torch.as_tensor(vertices, dtype=torch.float64, device=device)
     faces = torch.as_tensor(faces, dtype=torch.int64, device=device)
+    for name, given, letter in (("vertices", vertices, "V"), ("faces", faces, "F")):
+        if given.dim() != 2 or given.shape[1] != 3:
+            raise ValueError(f"{name} must have shape [{letter}, 3], got {list(given.shape)}")
     if not len(faces):
         raise ValueError("faces must not be empty")
+    low, high = (int(end) for end in faces.aminmax())
+    if low < 0 or high >= len(vertices):
+        raise ValueError(f"faces must name vertices from 0 to {len(vertices) - 1}, got {low} to {high}")
     if not bool(vertices.isfinite().all()):
         raise ValueError("vertices must be finite")
     if float(vertices.abs().max()) > 1:
@@ -136,12 +147,13 @@ def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor,
     sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
     keys = torch.cat([wall_keys, sheet_keys]).unique()
     side = sides.at(keys)
-    distance = _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
-    # Far from walls infinite. A point on a wall counts as inside, one on a sheet is decided by the sheet.
-    inside = (side == INSIDE) | ((side != OUTSIDE) & distance.isfinite())
-    values = torch.where(inside, -distance, distance)
+    wall = _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
+    sheet = _spread(sheet_keys, sheet_distance, keys)
+    # A point on a wall counts as inside, one on a sheet is decided by the sheet. Thin parts may be walls or sheets.
+    on_wall = (side == ON_SURFACE) & wall.isfinite()
+    inside = (side == INSIDE) | on_wall | ((side == THIN) & (wall < sheet))
     # The union of both solids: the smaller value.
-    return keys, torch.minimum(values, _spread(sheet_keys, sheet_distance - SHEET_STEPS, keys))
+    return keys, torch.minimum(torch.where(inside, -wall, wall), sheet - SHEET_STEPS)
 
 
 def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
@@ -155,8 +167,8 @@ def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
 def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], sides: Sides) -> tuple[Tensor, Tensor]:
     """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
 
-    What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next to
-    it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
+    What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next
+    to it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
     unless it is thinner than the grid. A triangle with different things beside it is cut, down to a grid step.
     """
     walls, sheets = [], []
@@ -165,9 +177,7 @@ def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], sides: Sides) ->
         triangle = torch.cat([first for first, _ in pairs])
         keys, member = torch.cat([second for _, second in pairs]).unique(return_inverse=True)
         on_outside, on_inside = (flag[member] for flag in _beside(keys, grid, sides))
-        somewhere_outside, somewhere_inside = (
-            _any(flag, triangle, len(corners)) for flag in (on_outside, on_inside)
-        )
+        somewhere_outside, somewhere_inside = (_any(flag, triangle, len(corners)) for flag in (on_outside, on_inside))
         everywhere_outside, everywhere_inside = (
             ~_any(~flag, triangle, len(corners)) for flag in (on_outside, on_inside)
         )
@@ -207,7 +217,7 @@ def _halves(corners: Tensor) -> Tensor:
 def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
     """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
     here = sides.at(keys)
-    outside, inside = here == OUTSIDE, here == INSIDE
+    outside, inside = (here == OUTSIDE) | (here == THIN), here == INSIDE
     coords = grid.coords(keys, 0)
     # Nearest first: most points need no more than the neighbours along the axes.
     for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
@@ -216,6 +226,6 @@ def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
             break
         moved = coords[:, unsettled] + torch.tensor(shift, device=keys.device)[:, None]
         there = sides.at(grid.key(moved, 0))
-        outside[unsettled] |= there == OUTSIDE
+        outside[unsettled] |= (there == OUTSIDE) | (there == THIN)
         inside[unsettled] |= there == INSIDE
     return outside, inside
