@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.data.flood import find
 from models.data.sdf import SparseSDF
+from models.data.stencil import gradient, stencil_keys
 
 # Corner i of a cell lies at (i >> 2, i >> 1 & 1, i & 1). An edge joins the corners that differ in one of these.
 _EDGES = [(i, i | bit) for bit in (4, 2, 1) for i in range(8) if not i & bit]
@@ -36,10 +37,7 @@ def isosurface(field: SparseSDF) -> Surface:
     Memory follows the number of grid points in the field. Where a corner of a cell is missing the surface has a border;
     with tau of two grid steps or more it has none.
     """
-    side = field.resolution + 1  # no neighbour of the last point is the first of the next row
-    coords = field.coords.long()
-    keys = (coords[:, 0] * side + coords[:, 1]) * side + coords[:, 2]  # sorted, as the coords are
-    strides = torch.tensor([side * side, side, 1], device=keys.device)
+    keys, strides = stencil_keys(field)
     corner_shift = [int((strides * torch.tensor(_offset(i), device=keys.device)).sum()) for i in range(8)]
 
     cell = torch.arange(len(keys), device=keys.device)
@@ -69,8 +67,8 @@ def isosurface(field: SparseSDF) -> Surface:
     # Equal crossings of one grid point with a value of zero make triangles of no area; they keep the surface closed.
     value = field.values[torch.stack([start, end])]
     t = value[0] / (value[0] - value[1])
-    normals = torch.lerp(_gradient(field, keys, start, strides), _gradient(field, keys, end, strides), t[:, None])
-    points = torch.lerp(coords[start].float(), coords[end].float(), t[:, None])
+    normals = torch.lerp(gradient(field, keys, start, strides), gradient(field, keys, end, strides), t[:, None])
+    points = torch.lerp(field.coords[start].float(), field.coords[end].float(), t[:, None])
     return Surface(points * (2 / field.resolution) - 1, faces, torch.nn.functional.normalize(normals, dim=1))
 
 
@@ -80,17 +78,6 @@ def _offset(corner: int) -> tuple[int, int, int]:
 
 def _starts(count: Tensor) -> Tensor:
     return count.cumsum(0) - count
-
-
-def _gradient(field: SparseSDF, keys: Tensor, point: Tensor, strides: Tensor) -> Tensor:
-    """fp32 [P, 3]: central differences, one-sided where a neighbour is missing."""
-    parts = []
-    for stride in strides.tolist():
-        (after, has_after), (before, has_before) = (find(keys, keys[point] + step) for step in (stride, -stride))
-        up = torch.where(has_after, field.values[after], field.values[point])
-        down = torch.where(has_before, field.values[before], field.values[point])
-        parts.append((up - down) / (has_after.float() + has_before.float()).clamp(min=1))
-    return torch.stack(parts, 1)
 
 
 @functools.cache
