@@ -3,15 +3,14 @@
 The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with
 |sdf| < tau (paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with
 what the grid cannot show: open sheets are made two grid steps thick, parts thinner than a cell thicker by as much.
-Walls inside the solid are no part of it; within a few steps of where one comes to the surface, inside values may still
-measure to it.
+Walls inside the solid are no part of it; within a step or two of where one comes to the surface, inside values may
+still measure to it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor
 from models.data.distance import triangle_distance
 from models.data.flood import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides, find, flood
 from models.data.octree import SLACK, Grid, Near, descend
+from models.data.sight import Sight
 
 RESOLUTIONS = (16, 2048)
 PAPER_TAU = 1 / 128
@@ -33,6 +33,8 @@ SHEET_STEPS = 1.0
 _LEAST = 1e-6
 # Pieces of triangles with different things beside them are not cut below this size.
 _PIECE_STEPS = 2.0
+# Above or below a triangle, in grid steps; nearer points may be so for a neighbour in a curved surface.
+_CLEAR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +166,15 @@ def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     return spread
 
 
-def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], sides: Sides) -> tuple[Tensor, Tensor]:
+def _surface(corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> tuple[Tensor, Tensor]:
     """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
 
     What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next
     to it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
-    unless it is thinner than the grid. A triangle with different things beside it is cut, down to a grid step.
+    unless it is thinner than the grid. A triangle with different things beside it is cut; small pieces look for
+    themselves what they have above and below.
     """
+    sight = Sight(corners, grid, near, sides)
     walls, sheets = [], []
     while len(corners):
         pairs = [(part.triangle[close], part.key[close]) for part in near for close in [_overlaps(part)]]
@@ -184,13 +188,32 @@ def _surface(corners: Tensor, grid: Grid, near: Iterable[Near], sides: Sides) ->
         small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= _PIECE_STEPS
         wall = torch.where(small, somewhere_outside & somewhere_inside, everywhere_outside & everywhere_inside)
         sheet = everywhere_outside & ~somewhere_inside
+        unclear = small & wall & ~_told_apart(corners, keys, triangle, member, grid, sides)
+        above, below = sight.beside(corners[unclear])
+        outside_above, outside_below = (((seen == OUTSIDE) | (seen == THIN)) for seen in (above, below))
+        sheet[unclear] = (outside_above & (below != INSIDE)) | (outside_below & (above != INSIDE))
+        wall[unclear] = ~(sheet[unclear] | ((above == INSIDE) & (below == INSIDE)))
         walls.append(corners[wall])
         sheets.append(corners[sheet])
         corners = corners[~(wall | sheet | small) & somewhere_outside]
         for _ in range(2):
             corners = _halves(corners)
-        near = descend(corners.float(), grid, math.sqrt(3) / 2) if len(corners) else ()
+        near = list(descend(corners.float(), grid, math.sqrt(3) / 2)) if len(corners) else []
     return torch.cat(walls), torch.cat(sheets)
+
+
+def _told_apart(corners: Tensor, keys: Tensor, triangle: Tensor, member: Tensor, grid: Grid, sides: Sides) -> Tensor:
+    """Triangles whose next grid points above and below are outside on the one hand, inside on the other."""
+    side = sides.at(keys)[member]
+    a, b, c = corners.unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+    height = (normal[triangle] * (grid.coords(keys, 0).T[member] - a[triangle])).sum(1)
+    out_above, out_below, in_above, in_below = (
+        _any(kind & far, triangle, len(corners))
+        for kind in ((side == OUTSIDE) | (side == THIN), side == INSIDE)
+        for far in (height > _CLEAR, height < -_CLEAR)
+    )
+    return (out_above != out_below) & (in_above != in_below) & (out_above != in_above)
 
 
 def _overlaps(part: Near) -> Tensor:

@@ -125,8 +125,14 @@ def test_walls_and_cavities_inside_vanish(turn: np.ndarray | None) -> None:
     assert_same(field_of(shapes.moved(shapes.joined(hull, wall, cavity), turn)), plain)
 
 
-@TURNS
-def test_a_wall_that_meets_the_hull_is_no_part_of_the_surface(turn: np.ndarray | None) -> None:
+def test_a_wall_that_meets_the_hull_on_grid_points_vanishes() -> None:
+    hull, wall = shapes.box(1, 1, 1), shapes.square(1.0, cells=4)
+    assert_same(field_of(shapes.joined(hull, wall)), field_of(hull))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wall_that_meets_the_hull_is_no_part_of_the_surface(seed: int) -> None:
+    turn = shapes.rotation(seed)
     hull, wall = shapes.box(1, 1, 1), shapes.square(1.0, cells=4)
     plain, walled = (field_of(shapes.moved(mesh, turn)) for mesh in (hull, shapes.joined(hull, wall)))
     a, b = shapes.values_at(plain), shapes.values_at(walled)
@@ -134,9 +140,20 @@ def test_a_wall_that_meets_the_hull_is_no_part_of_the_surface(turn: np.ndarray |
     assert not np.isnan(b[held]).any()
     assert np.array_equal(a[held] > 0, b[held] > 0)
     np.testing.assert_allclose(b[a > 0], a[a > 0], atol=SCALE_ERROR)
-    # The rim of the wall counts for points inside that are nearer to it than to the hull.
-    rim = np.abs((shapes.grid_points(R) @ (np.eye(3) if turn is None else turn))[:, 2]) < 2 * STEP
+    # Pieces of its rim may count for points inside that are nearer to them than to the hull.
+    rim = np.abs((shapes.grid_points(R) @ turn)[:, 2]) < 2 * STEP
     np.testing.assert_allclose(b[held & ~rim], a[held & ~rim], atol=SCALE_ERROR)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fin", [shapes.square(0.6), shapes.box(0.6, 0.6, 1.2 * STEP)], ids=["sheet", "plate"])
+def test_a_fin_grows_out_of_a_solid_without_a_gap(fin: shapes.Mesh, seed: int) -> None:
+    solid = shapes.box(0.4, 0.4, 0.4, at=(-0.3, 0, 0))
+    mesh = shapes.moved(shapes.joined(solid, shapes.moved(fin, None, (0.2, 0, 0.01))), shapes.rotation(seed))
+    surface = isosurface(field_of(mesh, 64))
+    closed = trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+    assert closed.is_watertight
+    assert (closed.body_count, closed.euler_number) == (1, 2)
 
 
 @TURNS
