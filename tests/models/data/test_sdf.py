@@ -58,6 +58,14 @@ def test_values_of_a_rotated_box_have_a_closed_form(seed: int, resolution: int) 
     assert_equal(field_of(mesh, resolution), shapes.box_distance(points, *extents))
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_triangles_much_smaller_than_a_step_change_nothing(seed: int) -> None:
+    turn, extents = shapes.rotation(seed), (0.9, 0.7, 0.6)
+    mesh = trimesh.creation.box(extents).subdivide().subdivide().subdivide().subdivide()
+    fine = shapes.moved((np.asarray(mesh.vertices), np.asarray(mesh.faces)), turn)
+    assert_equal(field_of(fine, 20), shapes.box_distance(shapes.grid_points(20) @ turn, *extents))
+
+
 @pytest.mark.parametrize(
     "mesh",
     [shapes.box(1, 1, 1), shapes.box(1, 0.5, 0.25), shapes.box(1, 1, 1, at=(STEP, 2 * STEP, -STEP))],
