@@ -1,0 +1,177 @@
+"""Images of a mesh: colour, mask, depth and normals.
+
+Light: a lamp at the camera plus ambient light on matt surfaces, which shows shape from everywhere and needs no placing.
+Light adds up in linear RGB, where samples are averaged and laid over the background too; images are sRGB at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.data.cameras import Camera
+from models.data.rasterize import Fragments, rasterize
+from models.data.textured import TexturedMesh, decode_srgb
+
+WHITE = (1.0, 1.0, 1.0)
+# Share of the light that reaches a surface from everywhere; the rest comes from the camera.
+AMBIENT = 0.25
+
+
+@dataclass(frozen=True)
+class Render:
+    """Images of one view, top row first."""
+
+    rgb: Tensor  # fp32 [H, W, 3], sRGB 0..1
+    mask: Tensor  # fp32 [H, W], the share of the pixel that is covered
+    depth: Tensor  # fp32 [H, W], at the pixel's centre: distance from the camera's plane, inf where nothing is
+    normal: Tensor  # fp32 [H, W, 3], at the pixel's centre: unit, in the camera's frame (+z to the camera), else 0
+
+
+def render(
+    mesh: TexturedMesh,
+    camera: Camera,
+    *,
+    supersample: int = 2,
+    background: tuple[float, float, float] | None = WHITE,
+) -> Render:
+    """Render on the mesh's device.
+
+    Surfaces are seen from both sides. Normals are the file's, interpolated, else those of the faces; they are turned to
+    the side that is seen.
+
+    Args:
+        supersample: samples along each side of a pixel, averaged for `rgb` and `mask`.
+        background: sRGB; None leaves what is not covered out, so that `rgb` and `mask` make an RGBA image.
+
+    Raises:
+        ValueError: no faces, or fewer than one sample.
+    """
+    if supersample < 1:
+        raise ValueError(f"supersample must be positive, got {supersample}")
+    fine = camera.at_size(camera.width * supersample, camera.height * supersample)
+    centre = rasterize(mesh.vertices, mesh.faces, camera)
+    samples = centre if supersample == 1 else rasterize(mesh.vertices, mesh.faces, fine)
+
+    normal = centre.depth.new_zeros(*centre.hit.shape, 3)
+    facing, _ = _facing(mesh, centre, camera)
+    normal[centre.hit] = facing @ camera.world_to_camera()[:3, :3].T.to(facing)
+
+    light = samples.depth.new_zeros(*samples.hit.shape, 3, dtype=torch.float32)
+    light[samples.hit] = _albedo(mesh, samples) * _lighting(*_facing(mesh, samples, fine))
+    mask = _box(samples.hit[..., None].float(), supersample)
+    light = _box(light, supersample)
+    if background is None:
+        light = light / mask.clamp(min=1e-6)
+    else:
+        behind = torch.from_numpy(decode_srgb(np.asarray(background, dtype=np.float64))).to(light)
+        light = light + (1 - mask) * behind
+    return Render(encode_srgb(light), mask[..., 0], centre.depth.float(), normal.float())
+
+
+def _box(image: Tensor, size: int) -> Tensor:
+    """Means of squares of pixels: [H size, W size, C] to [H, W, C]."""
+    height, width, channels = image.shape
+    return image.view(height // size, size, width // size, size, channels).mean((1, 3))
+
+
+def _interpolate(attribute: Tensor, faces: Tensor, barycentric: Tensor) -> Tensor:
+    """[P, C] from [V, C], the corners [P, 3] and their weights [P, 3]."""
+    first, second, third = faces.unbind(1)
+    a, b, c = barycentric.to(attribute.dtype)[:, :, None].unbind(1)
+    return a * attribute[first] + b * attribute[second] + c * attribute[third]
+
+
+def _facing(mesh: TexturedMesh, fragments: Fragments, camera: Camera) -> tuple[Tensor, Tensor]:
+    """Of what is hit, in the world, fp64 [P, 3]: unit normals on the side seen, and unit vectors to the camera."""
+    corners = mesh.faces[fragments.triangle[fragments.hit]]
+    barycentric = fragments.barycentric[fragments.hit]
+    position = torch.tensor(camera.position, dtype=torch.float64, device=corners.device)
+    toward = _unit(position - _interpolate(mesh.vertices, corners, barycentric))
+    a, b, c = mesh.vertices[corners].unbind(1)
+    flat = _turned(_unit(torch.linalg.cross(b - a, c - a)), toward)
+    smooth = _turned(_unit(_interpolate(mesh.normals, corners, barycentric)), flat)
+    return torch.where((smooth == 0).all(1, keepdim=True), flat, smooth), toward
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Zero stays zero."""
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-300)
+
+
+def _turned(vectors: Tensor, towards: Tensor) -> Tensor:
+    """The vectors, those negated that point away from `towards`."""
+    return torch.where((vectors * towards).sum(1, keepdim=True) < 0, -vectors, vectors)
+
+
+def _lighting(normal: Tensor, toward: Tensor) -> Tensor:
+    """fp32 [P, 1] from unit vectors [P, 3]."""
+    facing = (normal * toward).sum(1, keepdim=True).clamp(min=0)
+    return (AMBIENT + (1 - AMBIENT) * facing).float()
+
+
+def _albedo(mesh: TexturedMesh, fragments: Fragments) -> Tensor:
+    """Linear RGB fp32 [P, 3] of what is hit: factor times texture times vertex colour."""
+    triangle, barycentric = fragments.triangle[fragments.hit], fragments.barycentric[fragments.hit]
+    corners, material = mesh.faces[triangle], mesh.material[triangle]
+    factors = torch.tensor([m.factor for m in mesh.materials], device=triangle.device)
+    color = factors[material] * _interpolate(mesh.colors, corners, barycentric)
+    textured = torch.tensor([m.texture is not None for m in mesh.materials], device=triangle.device)[material]
+    if bool(textured.any()):
+        uv = _interpolate(mesh.uv, corners[textured], barycentric[textured])
+        color[textured] *= _lookup(mesh, material[textured], uv)
+    return color
+
+
+def _lookup(mesh: TexturedMesh, material: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear lookup, wrapped around, linear RGB fp32 [P, 3], of textured materials [P] at uv [P, 2].
+
+    The textures lie behind each other in one row of texels, so that all pixels are looked up at once.
+    """
+    device = material.device
+    shapes = [
+        (0, 1, 1) if m.texture is None else (m.texture[..., 0].numel(), *m.texture.shape[:2]) for m in mesh.materials
+    ]
+    size, height, width = torch.tensor(shapes, device=device).unbind(1)
+    start = (size.cumsum(0) - size)[material]
+    height, width = height[material], width[material]
+    texels = torch.cat([m.texture.reshape(-1, 3) for m in mesh.materials if m.texture is not None])
+    table = torch.from_numpy(decode_srgb(np.arange(256) / 255)).to(device, torch.float32)
+
+    x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
+    left, top = x.floor(), y.floor()
+    color = torch.zeros(len(uv), 3, device=device)
+    for column, across in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, down in ((top, top + 1 - y), (top + 1, y - top)):
+            texel = start + (row.long() % height) * width + column.long() % width
+            color += (across * down).float()[:, None] * table[texels[texel].long()]
+    return color
+
+
+def encode_srgb(light: Tensor) -> Tensor:
+    """sRGB from linear light, clipped to 0..1 (IEC 61966-2-1)."""
+    light = light.clamp(0, 1)
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def normal_colors(normal: Tensor) -> Tensor:
+    """Normals [..., 3] as colours 0..1: -1 is 0, +1 is 1; where there is none, mid grey."""
+    return (normal + 1) / 2
+
+
+def save_png(path: str | Path, image: Tensor, alpha: Tensor | None = None) -> None:
+    """Write an image of 8 bits a channel.
+
+    Args:
+        image: floating [H, W, 3], colours 0..1, or [H, W], grey.
+        alpha: floating [H, W], opacity 0..1.
+    """
+    from PIL import Image  # comes with matplotlib; most of this module's users save nothing
+
+    if alpha is not None:
+        image = torch.cat([image, alpha[..., None].to(image)], dim=-1)
+    Image.fromarray((image.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()).save(path)
