@@ -23,8 +23,8 @@ from models.data.octree import expand_ranges
 NEAR = 1e-3
 # Rows of triangles that are taken at once. A row has a few pixels in most meshes, and at most the image's width.
 _ROWS = {"cuda": 2**20, "cpu": 2**15}
-# Pairs of triangle and pixel that are tested at once: bounds memory, about 200 bytes a pair.
-_PAIRS = {"cuda": 2**24, "cpu": 2**16}
+# Pairs of triangle and pixel that are tested at once: bounds memory, about 250 bytes a pair.
+_PAIRS = {"cuda": 2**22, "cpu": 2**16}
 # Widens the candidates of a row, relative to the largest terms of an edge's equation. The hit test is exact by itself.
 _SLACK = 1e-9
 _NOTHING = torch.iinfo(torch.int64).max
@@ -152,8 +152,8 @@ def _columns(points: Tensor, faces: Tensor, triangle: Tensor, row: Tensor, width
 def _intersect(points: Tensor, faces: Tensor, triangle: Tensor, pixel: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Barycentric coordinates [3, P] and depth [P], fp64, of the rays' points on the planes; NaN if none."""
     x, y = pixel % width + 0.5, pixel // width + 0.5
-    corners = faces[triangle]
-    p, q, depth = zip(*(points[:, corners[:, i]].unbind(0) for i in range(3)), strict=True)
+    corners = faces[triangle].unbind(1)
+    p, q, depth = ([coordinate[corner] for corner in corners] for coordinate in points)
     p = [pi - x * d for pi, d in zip(p, depth, strict=True)]
     q = [qi - y * d for qi, d in zip(q, depth, strict=True)]
     weights = torch.stack([p[j] * q[k] - p[k] * q[j] for j, k in ((1, 2), (2, 0), (0, 1))])

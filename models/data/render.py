@@ -1,7 +1,9 @@
 """Images of a mesh: colour, mask, depth and normals.
 
-Light: a lamp at the camera plus ambient light on matt surfaces, which shows shape from everywhere and needs no placing.
-Light adds up in linear RGB, where samples are averaged and laid over the background too; images are sRGB at the end.
+Light, on matt surfaces: a lamp far above the camera's left shoulder shows shape, one at the camera reaches all that is
+seen, and a little comes from everywhere; so every view is lit alike. Light adds up in linear RGB, where samples are
+averaged and laid over the background too; images are sRGB at the end. Textures have no smaller versions for distant
+surfaces: `supersample` is what smooths them.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from models.data.rasterize import Fragments, rasterize
 from models.data.textured import TexturedMesh, decode_srgb
 
 WHITE = (1.0, 1.0, 1.0)
-# Share of the light that reaches a surface from everywhere; the rest comes from the camera.
-AMBIENT = 0.25
+# Shares of the light on a surface that faces both lamps: from everywhere, from the camera, from the shoulder.
+AMBIENT, HEADLIGHT, KEY_LIGHT = 0.15, 0.3, 0.55
+# From the surface to the shoulder's lamp, in the camera's frame.
+KEY_DIRECTION = (-0.48, 0.64, 0.6)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def render(
     normal[centre.hit] = facing @ camera.world_to_camera()[:3, :3].T.to(facing)
 
     light = samples.depth.new_zeros(*samples.hit.shape, 3, dtype=torch.float32)
-    light[samples.hit] = _albedo(mesh, samples) * _lighting(*_facing(mesh, samples, fine))
+    light[samples.hit] = _albedo(mesh, samples) * _lighting(*_facing(mesh, samples, fine), fine)
     mask = _box(samples.hit[..., None].float(), supersample)
     light = _box(light, supersample)
     if background is None:
@@ -108,10 +112,12 @@ def _turned(vectors: Tensor, towards: Tensor) -> Tensor:
     return torch.where((vectors * towards).sum(1, keepdim=True) < 0, -vectors, vectors)
 
 
-def _lighting(normal: Tensor, toward: Tensor) -> Tensor:
-    """fp32 [P, 1] from unit vectors [P, 3]."""
-    facing = (normal * toward).sum(1, keepdim=True).clamp(min=0)
-    return (AMBIENT + (1 - AMBIENT) * facing).float()
+def _lighting(normal: Tensor, toward: Tensor, camera: Camera) -> Tensor:
+    """fp32 [P, 1] from unit vectors [P, 3] in the world."""
+    key = (torch.tensor(KEY_DIRECTION, dtype=torch.float64) @ camera.world_to_camera()[:3, :3]).to(normal)
+    from_camera = (normal * toward).sum(1, keepdim=True).clamp(min=0)
+    from_shoulder = (normal * key).sum(1, keepdim=True).clamp(min=0)
+    return (AMBIENT + HEADLIGHT * from_camera + KEY_LIGHT * from_shoulder).float()
 
 
 def _albedo(mesh: TexturedMesh, fragments: Fragments) -> Tensor:

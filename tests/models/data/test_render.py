@@ -14,7 +14,16 @@ from torch import Tensor
 
 from models.data.cameras import Camera, orbit
 from models.data.rasterize import rasterize
-from models.data.render import AMBIENT, encode_srgb, normal_colors, render, save_png
+from models.data.render import (
+    AMBIENT,
+    HEADLIGHT,
+    KEY_DIRECTION,
+    KEY_LIGHT,
+    encode_srgb,
+    normal_colors,
+    render,
+    save_png,
+)
 from models.data.textured import Material, TexturedMesh, decode_srgb, untextured
 
 SQUARE = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], dtype=torch.float64)
@@ -97,13 +106,21 @@ def test_factor_and_vertex_colours_multiply() -> None:
     )
 
 
-def test_light_falls_from_the_camera_and_a_little_from_everywhere() -> None:
-    rgb = linear(render(square(), Camera((0, 0, 4), width=33, height=33), supersample=1).rgb)
-    assert rgb[16, 16].tolist() == pytest.approx([1, 1, 1])
-    tilted = SQUARE.clone()
-    tilted[:, 2] = SQUARE[:, 0] * 3**0.5  # by 60 degrees
-    rgb = linear(render(square(vertices=tilted), Camera((0, 0, 4), width=33, height=33), supersample=1).rgb)
-    assert rgb[16, 16].tolist() == pytest.approx([AMBIENT + (1 - AMBIENT) / 2] * 3, rel=1e-5)
+@pytest.mark.parametrize(("elevation", "azimuth"), [(0, 0), (40, 130)])
+def test_light_comes_from_the_shoulder_the_camera_and_everywhere(elevation: float, azimuth: float) -> None:
+    camera = orbit(elevation, azimuth, width=33, height=33)
+    to_world = camera.world_to_camera()[:3, :3].T
+    for turn, expected in (
+        (KEY_DIRECTION, AMBIENT + HEADLIGHT * KEY_DIRECTION[2] + KEY_LIGHT),  # faces the shoulder's lamp
+        ((0.0, 0.0, 1.0), AMBIENT + HEADLIGHT + KEY_LIGHT * KEY_DIRECTION[2]),  # faces the camera
+        ((0.8, 0.0, 0.6), AMBIENT + HEADLIGHT * 0.6),  # from the side: that lamp is behind it
+    ):
+        normal = torch.tensor(turn, dtype=torch.float64)
+        across = torch.linalg.cross(torch.tensor([0.0, 1, 0], dtype=torch.float64), normal)
+        across /= across.norm()
+        frame = torch.stack([across, torch.linalg.cross(normal, across), normal], dim=1)
+        rgb = linear(render(square(vertices=SQUARE @ (to_world @ frame).T), camera, supersample=1).rgb)
+        assert rgb[16, 16].tolist() == pytest.approx([expected] * 3, rel=1e-5)
 
 
 def test_depth_is_the_distance_from_the_plane_of_the_camera() -> None:
