@@ -47,12 +47,15 @@ class Fragments:
 def rasterize(vertices: Tensor, faces: Tensor, camera: Camera) -> Fragments:
     """The nearest triangle at each pixel, from either side; of equally near ones (in fp32) that of the lowest number.
 
+    Memory is bounded by the mesh and the image: pairs of a triangle and a pixel are made a bounded number at a time. A
+    million triangles at 2048 x 2048 take about half a gigabyte on a CPU.
+
     Args:
         vertices: floating [V, 3], in the world.
         faces: int64 [F, 3], on the same device.
 
     Raises:
-        ValueError: no faces, or tensors of other shapes.
+        ValueError: no faces, faces of missing vertices, coordinates that are not finite, or tensors of other shapes.
     """
     if vertices.ndim != 2 or vertices.shape[1] != 3:
         raise ValueError(f"vertices must be [V, 3], got {list(vertices.shape)}")
@@ -60,6 +63,10 @@ def rasterize(vertices: Tensor, faces: Tensor, camera: Camera) -> Fragments:
         raise ValueError(f"faces must be [F, 3], got {list(faces.shape)}")
     if not len(faces):
         raise ValueError("faces must have at least one triangle, got none")
+    if not bool(vertices.isfinite().all()):
+        raise ValueError("vertices must be finite")
+    if not 0 <= int(faces.min()) <= int(faces.max()) < len(vertices):
+        raise ValueError(f"faces must be of the {len(vertices)} vertices, got numbers {faces.min()} to {faces.max()}")
     points = _rays_frame(vertices, camera)
     seen = torch.full((camera.height * camera.width,), _NOTHING, device=faces.device)
     for triangle, pixel in _candidates(points, faces, camera):

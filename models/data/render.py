@@ -8,6 +8,7 @@ surfaces: `supersample` is what smooths them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from models.data.textured import TexturedMesh, decode_srgb
 WHITE = (1.0, 1.0, 1.0)
 # Shares of the light on a surface that faces both lamps: from everywhere, from the camera, from the shoulder.
 AMBIENT, HEADLIGHT, KEY_LIGHT = 0.15, 0.3, 0.55
+# Pixels that are shaded at once: bounds memory, about 500 bytes a pixel.
+_PIXELS = {"cuda": 2**22, "cpu": 2**15}
 # From the surface to the shoulder's lamp, in the camera's frame.
 KEY_DIRECTION = (-0.48, 0.64, 0.6)
 
@@ -61,12 +64,15 @@ def render(
     centre = rasterize(mesh.vertices, mesh.faces, camera)
     samples = centre if supersample == 1 else rasterize(mesh.vertices, mesh.faces, fine)
 
-    normal = centre.depth.new_zeros(*centre.hit.shape, 3)
-    facing, _ = _facing(mesh, centre, camera)
-    normal[centre.hit] = facing @ camera.world_to_camera()[:3, :3].T.to(facing)
-
-    light = samples.depth.new_zeros(*samples.hit.shape, 3, dtype=torch.float32)
-    light[samples.hit] = _albedo(mesh, samples) * _lighting(*_facing(mesh, samples, fine), fine)
+    to_camera = camera.world_to_camera()[:3, :3].T.to(mesh.vertices)
+    normal = _image(centre, lambda triangle, at: _facing(mesh, triangle, at, camera)[0] @ to_camera)
+    palette = _Palette.of(mesh)
+    light = _image(
+        samples,
+        lambda triangle, at: (
+            palette.colors(mesh, triangle, at) * _lighting(*_facing(mesh, triangle, at, camera), camera)
+        ),
+    )
     mask = _box(samples.hit[..., None].float(), supersample)
     light = _box(light, supersample)
     if background is None:
@@ -74,7 +80,17 @@ def render(
     else:
         behind = torch.from_numpy(decode_srgb(np.asarray(background, dtype=np.float64))).to(light)
         light = light + (1 - mask) * behind
-    return Render(encode_srgb(light), mask[..., 0], centre.depth.float(), normal.float())
+    return Render(encode_srgb(light), mask[..., 0], centre.depth.float(), normal)
+
+
+def _image(fragments: Fragments, shade: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """fp32 [H, W, 3] from `shade` of triangles [P] and barycentric coordinates [P, 3], some at a time; else 0."""
+    hit = fragments.hit
+    some = _PIXELS[hit.device.type]
+    parts = zip(fragments.triangle[hit].split(some), fragments.barycentric[hit].split(some), strict=True)
+    image = torch.zeros(*hit.shape, 3, device=hit.device)
+    image[hit] = torch.cat([shade(triangle, at).float() for triangle, at in parts])
+    return image
 
 
 def _box(image: Tensor, size: int) -> Tensor:
@@ -90,10 +106,9 @@ def _interpolate(attribute: Tensor, faces: Tensor, barycentric: Tensor) -> Tenso
     return a * attribute[first] + b * attribute[second] + c * attribute[third]
 
 
-def _facing(mesh: TexturedMesh, fragments: Fragments, camera: Camera) -> tuple[Tensor, Tensor]:
-    """Of what is hit, in the world, fp64 [P, 3]: unit normals on the side seen, and unit vectors to the camera."""
-    corners = mesh.faces[fragments.triangle[fragments.hit]]
-    barycentric = fragments.barycentric[fragments.hit]
+def _facing(mesh: TexturedMesh, triangle: Tensor, barycentric: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    """In the world, fp64 [P, 3]: unit normals on the side that is seen, and unit vectors to the camera."""
+    corners = mesh.faces[triangle]
     position = torch.tensor(camera.position, dtype=torch.float64, device=corners.device)
     toward = _unit(position - _interpolate(mesh.vertices, corners, barycentric))
     a, b, c = mesh.vertices[corners].unbind(1)
@@ -120,42 +135,57 @@ def _lighting(normal: Tensor, toward: Tensor, camera: Camera) -> Tensor:
     return (AMBIENT + HEADLIGHT * from_camera + KEY_LIGHT * from_shoulder).float()
 
 
-def _albedo(mesh: TexturedMesh, fragments: Fragments) -> Tensor:
-    """Linear RGB fp32 [P, 3] of what is hit: factor times texture times vertex colour."""
-    triangle, barycentric = fragments.triangle[fragments.hit], fragments.barycentric[fragments.hit]
-    corners, material = mesh.faces[triangle], mesh.material[triangle]
-    factors = torch.tensor([m.factor for m in mesh.materials], device=triangle.device)
-    color = factors[material] * _interpolate(mesh.colors, corners, barycentric)
-    textured = torch.tensor([m.texture is not None for m in mesh.materials], device=triangle.device)[material]
-    if bool(textured.any()):
-        uv = _interpolate(mesh.uv, corners[textured], barycentric[textured])
-        color[textured] *= _lookup(mesh, material[textured], uv)
-    return color
+@dataclass(frozen=True)
+class _Palette:
+    """All materials of a mesh; the textures lie behind each other in one row of texels, to be looked up at once."""
 
+    factor: Tensor  # fp32 [M, 3], linear
+    textured: Tensor  # bool [M]
+    start: Tensor  # int64 [M], first texel
+    height: Tensor  # int64 [M], 0 where there is no texture
+    width: Tensor  # int64 [M]
+    texels: Tensor  # uint8 [T, 3], sRGB
+    linear: Tensor  # fp32 [256], of sRGB bytes
 
-def _lookup(mesh: TexturedMesh, material: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear lookup, wrapped around, linear RGB fp32 [P, 3], of textured materials [P] at uv [P, 2].
+    @classmethod
+    def of(cls, mesh: TexturedMesh) -> _Palette:
+        device = mesh.faces.device
+        textures = [m.texture for m in mesh.materials if m.texture is not None]
+        shapes = [(0, 0) if m.texture is None else tuple(m.texture.shape[:2]) for m in mesh.materials]
+        height, width = torch.tensor(shapes, device=device).unbind(1)
+        size = height * width
+        nothing = torch.empty(0, 3, dtype=torch.uint8, device=device)
+        return cls(
+            factor=torch.tensor([m.factor for m in mesh.materials], device=device),
+            textured=size > 0,
+            start=size.cumsum(0) - size,
+            height=height,
+            width=width,
+            texels=torch.cat([nothing, *(texture.reshape(-1, 3) for texture in textures)]),
+            linear=torch.from_numpy(decode_srgb(np.arange(256) / 255)).to(device, torch.float32),
+        )
 
-    The textures lie behind each other in one row of texels, so that all pixels are looked up at once.
-    """
-    device = material.device
-    shapes = [
-        (0, 1, 1) if m.texture is None else (m.texture[..., 0].numel(), *m.texture.shape[:2]) for m in mesh.materials
-    ]
-    size, height, width = torch.tensor(shapes, device=device).unbind(1)
-    start = (size.cumsum(0) - size)[material]
-    height, width = height[material], width[material]
-    texels = torch.cat([m.texture.reshape(-1, 3) for m in mesh.materials if m.texture is not None])
-    table = torch.from_numpy(decode_srgb(np.arange(256) / 255)).to(device, torch.float32)
+    def colors(self, mesh: TexturedMesh, triangle: Tensor, barycentric: Tensor) -> Tensor:
+        """Linear RGB fp32 [P, 3]: factor times texture times vertex colour."""
+        corners, material = mesh.faces[triangle], mesh.material[triangle]
+        color = self.factor[material] * _interpolate(mesh.colors, corners, barycentric)
+        painted = self.textured[material]
+        if bool(painted.any()):
+            uv = _interpolate(mesh.uv, corners[painted], barycentric[painted])
+            color[painted] *= self._lookup(material[painted], uv)
+        return color
 
-    x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    left, top = x.floor(), y.floor()
-    color = torch.zeros(len(uv), 3, device=device)
-    for column, across in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, down in ((top, top + 1 - y), (top + 1, y - top)):
-            texel = start + (row.long() % height) * width + column.long() % width
-            color += (across * down).float()[:, None] * table[texels[texel].long()]
-    return color
+    def _lookup(self, material: Tensor, uv: Tensor) -> Tensor:
+        """Bilinear, wrapped around, linear RGB fp32 [P, 3], of textured materials [P] at uv fp64 [P, 2]."""
+        start, height, width = self.start[material], self.height[material], self.width[material]
+        x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
+        left, top = x.floor(), y.floor()
+        color = torch.zeros(len(uv), 3, device=uv.device)
+        for column, across in ((left, left + 1 - x), (left + 1, x - left)):
+            for row, down in ((top, top + 1 - y), (top + 1, y - top)):
+                texel = start + (row.long() % height) * width + column.long() % width
+                color += (across * down).float()[:, None] * self.linear[self.texels[texel].long()]
+        return color
 
 
 def encode_srgb(light: Tensor) -> Tensor:

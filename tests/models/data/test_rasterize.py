@@ -176,6 +176,8 @@ def test_work_in_small_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     ("vertices", "faces", "message"),
     [
         (torch.zeros(3, 3), torch.zeros(0, 3, dtype=torch.int64), "at least one triangle"),
+        (torch.full((3, 3), math.nan), torch.zeros(1, 3, dtype=torch.int64), "finite"),
+        (torch.zeros(3, 3), torch.tensor([[0, 1, 3]]), "of the 3 vertices"),
         (torch.zeros(3, 2), torch.zeros(1, 3, dtype=torch.int64), "vertices"),
         (torch.zeros(3, 3), torch.zeros(1, 4, dtype=torch.int64), "faces"),
     ],

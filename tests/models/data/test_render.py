@@ -12,6 +12,7 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from models.data import render as module
 from models.data.cameras import Camera, orbit
 from models.data.rasterize import rasterize
 from models.data.render import (
@@ -194,6 +195,15 @@ def test_a_mesh_beside_the_image_leaves_the_background() -> None:
     seen = render(square(vertices=SQUARE + 100), Camera((0, 0, 4), width=8, height=8))
     torch.testing.assert_close(seen.rgb, torch.ones(8, 8, 3))
     assert (seen.mask == 0).all()
+
+
+def test_shading_in_small_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    texture = torch.randint(0, 256, (4, 6, 3), dtype=torch.uint8)
+    whole = render(square(texture), orbit(20, 30, width=24, height=18))
+    monkeypatch.setitem(module._PIXELS, "cpu", 7)
+    parts = render(square(texture), orbit(20, 30, width=24, height=18))
+    torch.testing.assert_close(parts.rgb, whole.rgb)
+    torch.testing.assert_close(parts.normal, whole.normal)
 
 
 def test_srgb_there_and_back() -> None:
