@@ -207,6 +207,7 @@ def _material(material: Any, warnings: list[str]) -> Material:
     opaque = 255 if factor.dtype.kind in "iu" else 1.0
     transparent = len(factor) > 3 and factor[3] < opaque
     transparent |= getattr(material, "alphaMode", None) not in (None, "OPAQUE")
+    transparent |= _dissolve(material) < 1
     texture = None
     if image is not None:
         try:
@@ -219,6 +220,14 @@ def _material(material: Any, warnings: list[str]) -> Material:
         warnings.append(f"material {name!r} is drawn opaque: its alpha is ignored")
     red, green, blue = _linear(factor[:3], True).tolist()
     return Material(name, (red, green, blue), texture)
+
+
+def _dissolve(material: Any) -> float:
+    """Opacity `d` of a material of an mtl file, 1 where it is not given or no number."""
+    try:
+        return float(getattr(material, "kwargs", {})["d"][-1])
+    except (KeyError, IndexError, ValueError):
+        return 1.0
 
 
 def _linear(color: NDArray[Any], linear: bool) -> NDArray[np.float64]:

@@ -133,6 +133,13 @@ def test_transparency_is_told(tmp_path: Path) -> None:
         assert [("alpha" in warning and "box" in warning) for warning in warnings] == [True] * told
 
 
+@pytest.mark.parametrize(("dissolve", "told"), [("d 1.000", False), ("d 0.3", True), ("d", False)])
+def test_transparency_of_an_mtl_is_told(tmp_path: Path, dissolve: str, told: bool) -> None:
+    path = obj(tmp_path)
+    (tmp_path / "model.mtl").write_text(MTL + dissolve + "\n")
+    assert [("alpha" in warning and "plain" in warning) for warning in load_textured(path).warnings] == [True] * told
+
+
 def test_normals_turn_with_their_geometry(tmp_path: Path) -> None:
     sphere = trimesh.creation.icosphere(subdivisions=2)
     transform = trimesh.transformations.rotation_matrix(1.0, (1, 2, 3)) @ np.diag([1.0, 3.0, 0.5, 1.0])
