@@ -108,6 +108,24 @@ def test_what_is_behind_the_camera_or_beside_the_image_is_not_seen(offset: tuple
     assert (seen.barycentric == 0).all()
 
 
+@pytest.mark.parametrize(("depth", "seen"), [(0.5 * NEAR, False), (2 * NEAR, True)])
+def test_nothing_is_seen_before_the_near_plane(depth: float, seen: bool) -> None:
+    vertices = torch.tensor([[-9.0, -9, -depth], [9, -9, -depth], [0, 18, -depth]])
+    hit = rasterize(vertices, torch.tensor([[0, 1, 2]]), Camera((0, 0, 0), (0, 0, -1), width=9, height=9)).hit
+    assert hit.all() if seen else not hit.any()
+
+
+def test_a_surface_is_seen_from_the_near_plane_on() -> None:
+    """A wall beside the camera, from behind it to far ahead: each column sees it at another depth."""
+    wall = torch.tensor([[0.002, -9.0, 1], [0.002, 9, 1], [0.002, 0, -9]])
+    seen = rasterize(wall, torch.tensor([[0, 1, 2]]), Camera((0, 0, 0), (0, 0, -1), focal_mm=6, width=16, height=16))
+    depth = 0.002 * (6 / 36 * 16) / (torch.arange(16) - 7.5).double()
+    visible = depth > NEAR
+    assert visible.sum() == 5
+    assert torch.equal(seen.hit, visible.expand(16, 16))
+    torch.testing.assert_close(seen.depth[:, visible], depth[visible].expand(16, -1))
+
+
 def test_a_triangle_that_hides_all_is_seen_at_every_pixel() -> None:
     vertices = torch.tensor([[-1e3, -1e3, 0], [1e3, -1e3, 0], [0, 1e3, 0]])
     assert (rasterize(vertices, torch.tensor([[0, 1, 2]]), Camera((0, 0, 5), width=16, height=16)).triangle == 0).all()
