@@ -19,6 +19,7 @@ from cli.options import (
     TopK,
     Window,
     WindowShift,
+    attention_shape,
     parse_tokens,
     resolve_device,
 )
@@ -65,7 +66,6 @@ def capture(
     from bench.locality import locality
     from bench.plan import paper_plan, validate_shape
     from bench.providers import make_problem
-    from bench.records import Shape
 
     if out.exists():
         raise ValueError(f"--out {out} exists; name another file")
@@ -74,16 +74,8 @@ def capture(
     counts = parse_tokens([tokens]) if tokens is not None else [max(defaults.tokens)]
     if len(counts) != 1:
         raise ValueError(f"--tokens takes one count, got {tokens!r}")
-    shape = Shape(
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        dtype=dtype.value if dtype else defaults.shape.dtype,
-        compression_block=compression_block,
-        selection_block=selection_block,
-        window=window,
-        window_shift=window_shift,
-        topk=topk,
+    shape = attention_shape(
+        where, heads, kv_heads, head_dim, dtype, compression_block, selection_block, window, window_shift, topk
     )
     validate_shape(shape)
     with progress_bar() as progress:

@@ -26,6 +26,7 @@ from cli.options import (
     TopK,
     Window,
     WindowShift,
+    attention_shape,
     parse_tokens,
     resolve_device,
 )
@@ -219,9 +220,8 @@ def compare(
             )
     else:
         from bench.interleave import run_interleaved
-        from bench.plan import Plan, paper_plan
+        from bench.plan import Plan
         from bench.providers import match_providers
-        from bench.records import Shape
         from bench.revisions import checkout, repository, working_tree
 
         where = resolve_device(device)
@@ -230,16 +230,8 @@ def compare(
             workloads=[*(workload or []), *(f"mesh:{path.resolve()}" for path in mesh or [])] or ["gyroid"],
             tokens=parse_tokens(tokens or ["512" if on_cpu else "32K"]),
             providers=match_providers(provider or ["ssa-eager" if on_cpu else "ssa-triton"]),
-            shape=Shape(
-                heads=heads,
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                dtype=dtype.value if dtype else paper_plan(where).shape.dtype,
-                compression_block=compression_block,
-                selection_block=selection_block,
-                window=window,
-                window_shift=window_shift,
-                topk=topk,
+            shape=attention_shape(
+                where, heads, kv_heads, head_dim, dtype, compression_block, selection_block, window, window_shift, topk
             ),
             directions=[chosen.value for chosen in direction] if direction else ("fwd", "bwd"),
             seed=seed,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.records import Shape
 
 DeviceOption = Annotated[
     str | None,
@@ -66,6 +69,35 @@ def resolve_device(device: str | None) -> str:
     if device.startswith("cuda") and int(match[1] or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return device
+
+
+def attention_shape(
+    device: str,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: DType | None,
+    compression_block: int,
+    selection_block: int,
+    window: int,
+    window_shift: int,
+    topk: int,
+) -> Shape:
+    """The shape that the options ask for; without --dtype in the dtype of the paper's sweep on the device."""
+    from bench.plan import paper_plan
+    from bench.records import Shape
+
+    return Shape(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype.value if dtype else paper_plan(device).shape.dtype,
+        compression_block=compression_block,
+        selection_block=selection_block,
+        window=window,
+        window_shift=window_shift,
+        topk=topk,
+    )
 
 
 def parse_tokens(values: list[str]) -> list[int]:

@@ -23,6 +23,7 @@ from cli.options import (
     TopK,
     Window,
     WindowShift,
+    attention_shape,
     parse_tokens,
     resolve_device,
 )
@@ -106,12 +107,10 @@ def profile(
     ssabench profile total --inputs deer.safetensors --no-ncu --out out/profile
     nsys profile --capture-range cudaProfilerApi ssabench profile slc --tokens 32K --bare
     """
-    from bench.plan import paper_plan
     from bench.profiled import Target
     from bench.profiler import profile as profile_target
     from bench.profiler import run_bare
     from bench.providers import default_providers
-    from bench.records import Shape
 
     if inputs is not None and (tokens is not None or workload is not None):
         raise ValueError("--inputs has its own workload and tokens; leave out --workload and --tokens")
@@ -124,16 +123,8 @@ def profile(
         stage=branch.value,
         direction=direction.value,
         provider=provider or default_providers(where)[0],
-        shape=Shape(
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            dtype=dtype.value if dtype else paper_plan(where).shape.dtype,
-            compression_block=compression_block,
-            selection_block=selection_block,
-            window=window,
-            window_shift=window_shift,
-            topk=topk,
+        shape=attention_shape(
+            where, heads, kv_heads, head_dim, dtype, compression_block, selection_block, window, window_shift, topk
         ),
         device=where,
         workload=workload or "gyroid",

@@ -20,6 +20,7 @@ from cli.options import (
     TopK,
     Window,
     WindowShift,
+    attention_shape,
     parse_tokens,
     resolve_device,
 )
@@ -109,7 +110,6 @@ def speed(
     from bench import store as runs
     from bench.plan import PASSES, Plan, paper_plan
     from bench.providers import default_providers, match_providers
-    from bench.records import Shape
     from bench.speed import run_speed
 
     if resume and out is None:
@@ -127,16 +127,8 @@ def speed(
         workloads=specs or ([] if inputs else ["gyroid"]),
         tokens=parse_tokens(tokens) if tokens else defaults.tokens,
         providers=match_providers(provider) if provider else default_providers(where),
-        shape=Shape(
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            dtype=dtype.value if dtype else defaults.shape.dtype,
-            compression_block=compression_block,
-            selection_block=selection_block,
-            window=window,
-            window_shift=window_shift,
-            topk=topk,
+        shape=attention_shape(
+            where, heads, kv_heads, head_dim, dtype, compression_block, selection_block, window, window_shift, topk
         ),
         inputs=inputs or [],
         directions=[chosen.value for chosen in direction] if direction else PASSES,

@@ -8,27 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_shape import small_shape
 
 import kernels
 from bench.capture import LAYER, LAYERS, Capture, capture_inputs
 from bench.captured import load_captured, save_captured
 from bench.locality import locality
 from bench.providers import Problem, make_problem
-from bench.records import Shape
 from bench.workloads import make_tokens
 from kernels.testing import Inputs
 
-SHAPE = Shape(
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=2,
-)
+SHAPE = small_shape()
 
 
 @pytest.fixture(autouse=True)

@@ -8,26 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_shape import small_shape
 from torch import Tensor
 
 from bench.captured import load_captured, save_captured
 from bench.providers import get_provider, make_problem
-from bench.records import Shape
 from bench.workloads import Tokens, make_tokens
 from kernels.layout import BlockLayout
 from kernels.testing import Inputs
 
-SHAPE = Shape(
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=3,
-)
+SHAPE = small_shape(topk=3)
 Tensors = dict[str, Tensor]
 
 

@@ -10,26 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_shape import small_shape
 from torch import Tensor
 
 from bench import speed, timing
 from bench.plan import Plan
 from bench.providers import Problem, get_provider
-from bench.records import Ceilings, Record, Shape
+from bench.records import Ceilings, Record
 from bench.speed import run_speed
 from kernels.testing import Inputs
 
-SHAPE = Shape(
-    heads=2,
-    kv_heads=1,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=2,
-)
+SHAPE = small_shape(heads=2, kv_heads=1)
 HONEST = get_provider("dense-sdpa-cpu")
 # Forward calls before any is timed: the first one of the pass, and the check's.
 UNTIMED = 2

@@ -7,28 +7,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_shape import small_shape
 from torch import Tensor
 
 from bench import check
 from bench.check import check_provider, run_checks
 from bench.providers import Problem, Provider, get_provider, make_problem
-from bench.records import Shape
 from bench.workloads import make_tokens
 from kernels.testing import Inputs
 
 
 def small_problem(tokens: int = 300) -> Problem:
-    shape = Shape(
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        dtype="float32",
-        compression_block=4,
-        selection_block=8,
-        window=8,
-        window_shift=0,
-        topk=3,
-    )
+    shape = small_shape(topk=3)
     return make_problem(make_tokens("gyroid", tokens, None), shape, device="cpu", seed=0)
 
 

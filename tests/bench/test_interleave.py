@@ -13,24 +13,15 @@ import numpy as np
 import pytest
 from noise_models import lognormal
 from records_factory import CPU
+from small_shape import small_shape
 
 from bench.interleave import ROUNDS, Outcome, run_interleaved
 from bench.noise import NoiseFloor
 from bench.plan import Plan
-from bench.records import Environment, Shape
+from bench.records import Environment
 from bench.revisions import Revision
 
-SHAPE = Shape(
-    heads=4,
-    kv_heads=1,
-    head_dim=32,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=4,
-)
+SHAPE = small_shape(kv_heads=1, head_dim=32, topk=4)
 PLAN = Plan(workloads=["gyroid"], tokens=[64], providers=["ssa-eager"], shape=SHAPE, directions=("fwd",))
 PASSED = {"passed": True, "oracle": "fp64", "tensors": [{"name": "o", "error": 1e-7, "budget": 1e-6}]}
 WRONG = {"jobs": [], "status": "failed_check", "reason": "error of o 1e-1 exceeds its budget 1e-6"}

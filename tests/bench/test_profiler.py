@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_shape import small_shape
 
 from bench import profiler
 from bench.accounting import ssa_costs
@@ -18,23 +19,13 @@ from bench.kineto import read_trace
 from bench.profiled import Profile, Row, Target
 from bench.profiler import CALLS, device_rows, kernel_flops, profile, run_bare
 from bench.providers import Problem, block_indices, get_provider, make_problem
-from bench.records import Ceilings, Shape
+from bench.records import Ceilings
 from bench.workloads import make_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE = Path(__file__).parent / "samples" / "kineto_trace.json"
 CEILINGS = Ceilings(copy_bytes_per_s=4e12, matrix_flops_per_s=8e14, exp2_per_s=4e12)
-SHAPE = Shape(
-    heads=2,
-    kv_heads=1,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=2,
-)
+SHAPE = small_shape(heads=2, kv_heads=1)
 SMALL = Target(stage="slc", direction="bwd", provider="ssa-eager", shape=SHAPE, device="cpu", tokens=64)
 
 

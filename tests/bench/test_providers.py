@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from small_shape import small_shape
 
 import kernels
 from bench.providers import (
@@ -19,20 +20,9 @@ from bench.providers import (
     provider_names,
     stages,
 )
-from bench.records import Shape
 from bench.workloads import make_tokens
 
-SHAPE = Shape(
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=4,
-    topk=3,
-)
+SHAPE = small_shape(window_shift=4, topk=3)
 CPU_PROVIDERS = ["ssa-eager", "ssa-reference", "nsa-eager", "dense-sdpa-cpu", "dense-sdpa-math", "packed-sdpa-cpu"]
 
 

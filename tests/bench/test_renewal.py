@@ -6,26 +6,16 @@ import dataclasses
 
 import pytest
 import torch
+from small_shape import small_shape
 
 from bench.jobs import upstream_gradient
 from bench.providers import Problem, block_indices, make_problem
-from bench.records import Shape
 from bench.renewal import BLOCKS, Renewal
 from bench.workloads import make_tokens
 from kernels import reference
 from kernels.testing import INPUT_NAMES
 
-SHAPE = Shape(
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=2,
-)
+SHAPE = small_shape()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_shape import small_shape
 from torch import Tensor
 from torch._functorch import config as functorch_config
 
@@ -18,24 +19,14 @@ from bench.conditions import Condition
 from bench.environment import capture
 from bench.plan import Plan, paper_plan
 from bench.providers import Problem, Provider, get_provider
-from bench.records import Ceilings, Correctness, Record, Shape, TensorError, read_records
+from bench.records import Ceilings, Correctness, Record, TensorError, read_records
 from bench.renewal import BLOCKS
 from bench.speed import Growth, run_speed
 from bench.workloads import make_tokens
 from kernels.layout import BlockLayout
 from kernels.testing import Inputs
 
-SHAPE = Shape(
-    heads=2,
-    kv_heads=1,
-    head_dim=16,
-    dtype="float32",
-    compression_block=4,
-    selection_block=8,
-    window=8,
-    window_shift=0,
-    topk=2,
-)
+SHAPE = small_shape(heads=2, kv_heads=1)
 Register = Callable[..., Provider]
 
 

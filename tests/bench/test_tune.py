@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_shape import small_shape
 from torch import Tensor
 
 from bench import tune as tuning
 from bench.providers import Problem, make_problem
-from bench.records import Shape
 from bench.workloads import make_tokens
 from kernels.triton import configs
 from kernels.triton.configs import KERNEL_NAMES, TileConfig
@@ -23,17 +23,7 @@ SMALL, LARGE = TileConfig(32, 32, 4, 1), TileConfig(64, 32, 4, 1)
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    shape = Shape(
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        dtype="float16",
-        compression_block=4,
-        selection_block=8,
-        window=8,
-        window_shift=0,
-        topk=2,
-    )
+    shape = small_shape(dtype="float16")
     return make_problem(make_tokens("sphere", 100, 24), shape, device=DEVICE, seed=0)
 
 
