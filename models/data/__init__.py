@@ -1,0 +1,1 @@
+"""Meshes to sparse signed distance fields and back."""

@@ -1,0 +1,254 @@
+"""Sparse signed distance fields of triangle soups.
+
+The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with
+|sdf| < tau (paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with
+what the grid cannot show: open sheets are made two grid steps thick, parts thinner than a cell thicker by as much.
+Walls inside the solid are no part of it; within a step or two of where one comes to the surface, inside values may
+still measure to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.data.distance import triangle_distance
+from models.data.flood import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides, find, flood
+from models.data.octree import SLACK, Grid, Near, descend
+from models.data.sight import Sight
+
+RESOLUTIONS = (16, 2048)
+PAPER_TAU = 1 / 128
+# So that the eight points around every crossing of the surface are there, and an isosurface closes.
+_LEAST_STEPS = 2.0
+# Half the thickness of an open sheet, in grid steps: at less, a grid of points would miss parts of it.
+SHEET_STEPS = 1.0
+# Of a point on the surface, in grid steps, so that the field has a sign everywhere.
+_LEAST = 1e-6
+# Pieces of triangles with different things beside them are not cut below this size.
+_PIECE_STEPS = 2.0
+# Above or below a triangle, in grid steps; nearer points may be so for a neighbour in a curved surface.
+_CLEAR = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class SparseSDF:
+    """Values of a signed distance field at the grid points near its surface; negative inside."""
+
+    coords: Tensor  # int32 [V, 3], in 0 .. resolution - 1, sorted by x, then y, then z
+    values: Tensor  # fp32 [V], in units of the cube [-1, 1]^3; |value| < tau
+    resolution: int
+    tau: float
+
+    @property
+    def positions(self) -> Tensor:
+        """fp32 [V, 3] in [-1, 1)."""
+        return self.coords.float() * (2 / self.resolution) - 1
+
+
+def truncation(resolution: int) -> float:
+    """The paper's tau, 1/128, or two grid steps where those are more."""
+    return max(PAPER_TAU, _LEAST_STEPS * 2 / resolution)
+
+
+def sparse_sdf(
+    vertices: NDArray[np.float64] | Tensor,
+    faces: NDArray[np.int64] | Tensor,
+    resolution: int,
+    *,
+    tau: float | None = None,
+    signed: bool = True,
+    device: torch.device | str = "cpu",
+) -> SparseSDF:
+    """Distance to a triangle soup, at all grid points nearer than `tau`.
+
+    Args:
+        vertices: [V, 3] in [-1, 1]. faces: [F, 3]. Open, intersecting, unoriented and degenerate triangles are welcome.
+        resolution: grid points along an axis.
+        tau: where the field ends; by default `truncation(resolution)`.
+        signed: else the distance to all triangles, walls inside included, without a sign.
+
+    Raises:
+        ValueError: an argument outside its range, no triangles, or coordinates that are not finite or leave the cube.
+    """
+    if not RESOLUTIONS[0] <= resolution <= RESOLUTIONS[1]:
+        raise ValueError(f"resolution must be from {RESOLUTIONS[0]} to {RESOLUTIONS[1]}, got {resolution}")
+    tau = truncation(resolution) if tau is None else tau
+    step = 2 / resolution
+    if not step <= tau <= 16 * step:
+        raise ValueError(f"tau must be from 1 to 16 grid steps of {step:g}, got {tau:g}")
+    corners = _grid_corners(vertices, faces, resolution, device)
+    grid = Grid(resolution)
+    reach = tau / step
+    if signed:
+        keys, values = _signed_distance(corners, grid, reach)
+    else:
+        keys, values = _nearest_distance(corners, grid, reach)
+    coords = grid.coords(keys, 0)
+    kept = (values.abs() < reach) & ((coords >= 0) & (coords < resolution)).all(0)
+    return SparseSDF(coords[:, kept].T.int().contiguous(), (values[kept] * step).float(), resolution, tau)
+
+
+def _grid_corners(
+    vertices: NDArray[np.float64] | Tensor,
+    faces: NDArray[np.int64] | Tensor,
+    resolution: int,
+    device: torch.device | str,
+) -> Tensor:
+    """fp64 [F, 3, 3] in grid units."""
+    vertices = torch.as_tensor(vertices, dtype=torch.float64, device=device)
+    faces = torch.as_tensor(faces, dtype=torch.int64, device=device)
+    for name, given, letter in (("vertices", vertices, "V"), ("faces", faces, "F")):
+        if given.dim() != 2 or given.shape[1] != 3:
+            raise ValueError(f"{name} must have shape [{letter}, 3], got {list(given.shape)}")
+    if not len(faces):
+        raise ValueError("faces must not be empty")
+    low, high = (int(end) for end in faces.aminmax())
+    if low < 0 or high >= len(vertices):
+        raise ValueError(f"faces must name vertices from 0 to {len(vertices) - 1}, got {low} to {high}")
+    if not bool(vertices.isfinite().all()):
+        raise ValueError("vertices must be finite")
+    if float(vertices.abs().max()) > 1:
+        raise ValueError(f"vertices must lie in [-1, 1], got {float(vertices.abs().max()):g}")
+    return (vertices[faces] + 1) * (resolution / 2)
+
+
+def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
+    """Sorted keys of the points within reach of the triangles, and their exact distances in fp64 grid units."""
+    found: list[tuple[Tensor, Tensor]] = []
+    corners = corners.contiguous()
+    for part in descend(corners.float(), grid, reach, nearest=True) if len(corners) else ():
+        if not len(part.key):
+            continue
+        keys, member = part.key.unique_consecutive(return_inverse=True)
+        least = part.distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, part.distance, "amin")
+        # Single precision left the nearest triangle among these.
+        close = part.distance <= least[member] + 2 * SLACK
+        member, triangle = member[close], part.triangle[close]
+        points = grid.coords(keys, 0).double()[:, member]
+        distance = triangle_distance(points, corners, triangle)
+        found.append((keys, distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, distance, "amin")))
+    if not found:
+        return torch.empty(0, dtype=torch.int64, device=corners.device), corners.new_empty(0)
+    keys, order = torch.cat([key for key, _ in found]).sort()
+    return keys, torch.cat([distance for _, distance in found])[order]
+
+
+def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
+    """Keys and signed distances of at least all points nearer than `reach` to the solid's surface."""
+    thin = list(descend(corners.float(), grid, 1.0))
+    sides = flood(corners, grid, thin)
+    walls, sheets = _surface(corners, grid, thin, sides)
+    wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
+    sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
+    keys = torch.cat([wall_keys, sheet_keys]).unique()
+    side = sides.at(keys)
+    wall = _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
+    sheet = _spread(sheet_keys, sheet_distance, keys)
+    # A point on a wall counts as inside, one on a sheet is decided by the sheet. Thin parts may be walls or sheets.
+    on_wall = (side == ON_SURFACE) & wall.isfinite()
+    inside = (side == INSIDE) | on_wall | ((side == THIN) & (wall < sheet))
+    # The union of both solids: the smaller value.
+    return keys, torch.minimum(torch.where(inside, -wall, wall), sheet - SHEET_STEPS)
+
+
+def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
+    """Values by key; infinity for keys that are not known."""
+    index, found = find(known, keys)
+    spread = values.new_full((len(keys),), math.inf)
+    spread[found] = values[index[found]]
+    return spread
+
+
+def _surface(corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> tuple[Tensor, Tensor]:
+    """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
+
+    What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next
+    to it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
+    unless it is thinner than the grid. A triangle with different things beside it is cut; small pieces look for
+    themselves what they have above and below.
+    """
+    sight = Sight(corners, grid, near, sides)
+    walls, sheets = [], []
+    while len(corners):
+        pairs = [(part.triangle[close], part.key[close]) for part in near for close in [_overlaps(part)]]
+        triangle = torch.cat([first for first, _ in pairs])
+        keys, member = torch.cat([second for _, second in pairs]).unique(return_inverse=True)
+        on_outside, on_inside = (flag[member] for flag in _beside(keys, grid, sides))
+        somewhere_outside, somewhere_inside = (_any(flag, triangle, len(corners)) for flag in (on_outside, on_inside))
+        everywhere_outside, everywhere_inside = (
+            ~_any(~flag, triangle, len(corners)) for flag in (on_outside, on_inside)
+        )
+        small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= _PIECE_STEPS
+        wall = torch.where(small, somewhere_outside & somewhere_inside, everywhere_outside & everywhere_inside)
+        sheet = everywhere_outside & ~somewhere_inside
+        unclear = small & wall & ~_told_apart(corners, keys, triangle, member, grid, sides)
+        above, below = sight.beside(corners[unclear])
+        outside_above, outside_below = (((seen == OUTSIDE) | (seen == THIN)) for seen in (above, below))
+        sheet[unclear] = (outside_above & (below != INSIDE)) | (outside_below & (above != INSIDE))
+        wall[unclear] = ~(sheet[unclear] | ((above == INSIDE) & (below == INSIDE)))
+        walls.append(corners[wall])
+        sheets.append(corners[sheet])
+        corners = corners[~(wall | sheet | small) & somewhere_outside]
+        for _ in range(2):
+            corners = _halves(corners)
+        near = list(descend(corners.float(), grid, math.sqrt(3) / 2)) if len(corners) else []
+    return torch.cat(walls), torch.cat(sheets)
+
+
+def _told_apart(corners: Tensor, keys: Tensor, triangle: Tensor, member: Tensor, grid: Grid, sides: Sides) -> Tensor:
+    """Triangles whose next grid points above and below are outside on the one hand, inside on the other."""
+    side = sides.at(keys)[member]
+    a, b, c = corners.unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+    height = (normal[triangle] * (grid.coords(keys, 0).T[member] - a[triangle])).sum(1)
+    out_above, out_below, in_above, in_below = (
+        _any(kind & far, triangle, len(corners))
+        for kind in ((side == OUTSIDE) | (side == THIN), side == INSIDE)
+        for far in (height > _CLEAR, height < -_CLEAR)
+    )
+    return (out_above != out_below) & (in_above != in_below) & (out_above != in_above)
+
+
+def _overlaps(part: Near) -> Tensor:
+    """Pairs whose triangle may reach into the unit cell around the point."""
+    return part.distance <= math.sqrt(3) / 2 + SLACK
+
+
+def _any(flag: Tensor, member: Tensor, groups: int) -> Tensor:
+    """Whether the flag holds for any of a group."""
+    found = torch.zeros(groups, dtype=torch.bool, device=flag.device)
+    found[member[flag]] = True
+    return found
+
+
+def _halves(corners: Tensor) -> Tensor:
+    """The triangles cut at the middle of their longest sides."""
+    which = (corners.roll(-1, 1) - corners).norm(dim=2).argmax(1)  # the side from corner `which` to the next
+    turn = (which[:, None] + torch.arange(3, device=corners.device)) % 3
+    a, b, c = corners.gather(1, turn[:, :, None].expand(-1, -1, 3)).unbind(1)
+    middle = (a + b) / 2
+    return torch.cat([torch.stack([a, middle, c], 1), torch.stack([middle, b, c], 1)])
+
+
+def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
+    """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
+    here = sides.at(keys)
+    outside, inside = (here == OUTSIDE) | (here == THIN), here == INSIDE
+    coords = grid.coords(keys, 0)
+    # Nearest first: most points need no more than the neighbours along the axes.
+    for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
+        unsettled = (~(outside & inside)).nonzero()[:, 0]
+        if not len(unsettled):
+            break
+        moved = coords[:, unsettled] + torch.tensor(shift, device=keys.device)[:, None]
+        there = sides.at(grid.key(moved, 0))
+        outside[unsettled] |= (there == OUTSIDE) | (there == THIN)
+        inside[unsettled] |= there == INSIDE
+    return outside, inside

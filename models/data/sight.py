@@ -1,0 +1,130 @@
+"""What a small piece of a surface has beside it: on either side the nearest grid point in sight past the triangles."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from models.data.flood import INSIDE, ON_SURFACE, Sides, find
+from models.data.octree import Grid, Near, expand_ranges
+
+# No grid point is seen on that side.
+NOTHING = -1
+# Of the length of a line of sight: it starts on its own triangle.
+_START = 1e-4
+_EDGE = 1e-9
+# Pieces that are looked at together.
+_CHUNK = {"cuda": 2**16, "cpu": 2**11}
+
+
+class Sight:
+    """Looks from pieces of triangles past all triangles of a mesh."""
+
+    def __init__(self, corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> None:
+        """
+        Args:
+            corners: fp64 [F, 3, 3], in grid units.
+            near: parts of a descent with a reach of at least 1.
+        """
+        self.corners, self.grid, self.sides = corners, grid, sides
+        key, order = torch.cat([part.key for part in near]).sort()
+        self.triangle = torch.cat([part.triangle for part in near])[order]
+        self.keys, count = key.unique_consecutive(return_counts=True)
+        self.end = count.cumsum(0)
+        self.start = self.end - count
+
+    def beside(self, pieces: Tensor) -> Tensor:
+        """Sides, int8 [2, P], of what pieces fp64 [P, 3, 3] have above and below; `NOTHING` where no point is seen."""
+        parts = [self._beside(part) for part in pieces.split(_CHUNK[pieces.device.type])]
+        return torch.cat(parts, 1) if parts else torch.empty(2, 0, dtype=torch.int8, device=pieces.device)
+
+    def _beside(self, pieces: Tensor) -> Tensor:
+        a, b, c = pieces.unbind(1)
+        normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+        centre = pieces.mean(1)
+        nothing = torch.full((2, len(pieces)), NOTHING, dtype=torch.int8, device=pieces.device)
+        seen = self._look(centre, normal, 1, nothing)
+        # In a corner of a solid the inside points are farther away.
+        cornered = ((seen == NOTHING) & (seen.flip(0) != NOTHING) & (seen.flip(0) != INSIDE)).any(0).nonzero()[:, 0]
+        seen[:, cornered] = self._look(centre[cornered], normal[cornered], 2, seen[:, cornered], inside_only=True)
+        return seen
+
+    def _look(self, centre: Tensor, normal: Tensor, ring: int, seen: Tensor, *, inside_only: bool = False) -> Tensor:
+        """`seen` with what is seen in the block of `ring` steps around."""
+        device, pieces = centre.device, len(centre)
+        shifts = torch.tensor(list(itertools.product(range(-ring, ring + 1), repeat=3)), device=device)
+        points = centre.round().long()[:, None] + shifts  # [P, S, 3]
+        keys = self.grid.key(points.flatten(0, 1).T, 0)
+        side = self.sides.at(keys).view(pieces, len(shifts))
+        ray = points - centre[:, None]
+        above = (ray * normal[:, None]).sum(2)
+        order = ray.norm(dim=2).argsort(1)
+        looked_for = side == INSIDE if inside_only else side != ON_SURFACE
+        candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
+        first, blocker = self._blockers(keys.view(pieces, len(shifts)))
+        lines = (seen.clone(), centre, ray, candidate, order, side, first, blocker, self.corners)
+        if device.type == "cuda":
+            return first_seen(*lines)
+        from models.data import compiled_sight  # numba is not needed on a GPU
+
+        compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE)
+        return lines[0]
+
+    def _blockers(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Triangles near the points [P, S] of each piece: where they start, int64 [P + 1], and which they are."""
+        index, found = find(self.keys, keys.flatten())
+        piece = torch.arange(len(keys), device=keys.device).repeat_interleave(keys.shape[1])[found]
+        index = index[found]
+        member, pair = expand_ranges(self.start[index].double(), self.end[index].double() - 1)
+        name = (piece[member] * len(self.corners) + self.triangle[pair]).unique()
+        bounds = torch.arange(len(keys) + 1, device=keys.device) * len(self.corners)
+        return torch.searchsorted(name, bounds), name % len(self.corners)
+
+
+def first_seen(
+    seen: Tensor,
+    origin: Tensor,
+    ray: Tensor,
+    candidate: Tensor,
+    order: Tensor,
+    side: Tensor,
+    first: Tensor,
+    blocker: Tensor,
+    corners: Tensor,
+) -> Tensor:
+    """`seen`, int8 [2, P], with the side of the first candidate in sight where it had `NOTHING`.
+
+    Args:
+        origin, ray: fp64 [P, 3] and [P, S, 3]: from the origin to each point.
+        candidate: bool [2, P, S]. order: int64 [P, S] of points. side: int8 [P, S].
+        first: int64 [P + 1] of the blockers int64 [B] of each origin, which are triangles of corners fp64 [F, 3, 3].
+    """
+    for which in range(2):
+        for rank in range(order.shape[1]):
+            blind = (seen[which] == NOTHING).nonzero()[:, 0]
+            point = order[blind, rank]
+            chosen = candidate[which, blind, point]
+            blind, point = blind[chosen], point[chosen]
+            if len(blind):
+                free = _free(origin[blind], ray[blind, point], first[blind], first[blind + 1], blocker, corners)
+                seen[which, blind[free]] = side[blind, point][free]
+    return seen
+
+
+def _free(origin: Tensor, ray: Tensor, first: Tensor, last: Tensor, blocker: Tensor, corners: Tensor) -> Tensor:
+    """Whether no blocker meets a line of sight; intersections as in Moeller and Trumbore (1997)."""
+    member, index = expand_ranges(first.double(), last.double() - 1)
+    a, b, c = corners[blocker[index]].unbind(1)
+    ray, offset = ray[member], origin[member] - a
+    ab, ac = b - a, c - a
+    across, along = torch.linalg.cross(ray, ac), torch.linalg.cross(offset, ab)
+    volume = (ab * across).sum(1)
+    flat = volume == 0
+    inverse = 1 / torch.where(flat, 1, volume)
+    u, v, t = (offset * across).sum(1) * inverse, (ray * along).sum(1) * inverse, (ac * along).sum(1) * inverse
+    met = ~flat & (u > -_EDGE) & (v > -_EDGE) & (u + v < 1 + _EDGE) & (t > _START) & (t < 1)
+    free = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
+    free[member[met]] = False
+    return free
