@@ -10,12 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Direct3D-S2 fits a mesh's longest side into [-0.95, 0.95] of the cube [-1, 1]^3 before it builds the sparse SDF.
-HALF_SIDE = 0.95
-
-
-class MeshError(ValueError):
-    """A mesh that cannot be used; the message names it and says what is wrong."""
+from models.data.mesh_file import MeshError, fit_into_cube, read_mesh_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,42 +55,14 @@ def _read_asset(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _read_file(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    import trimesh  # takes half a second to import, and shipped meshes do not need it
-
     if not path.exists():
         raise MeshError(f"no mesh {str(path)!r}: neither a file nor one of {', '.join(asset_names())}")
-    if not path.is_file():
-        raise MeshError(f"mesh {str(path)!r} is not a file")
-    if path.suffix.lower().lstrip(".") not in trimesh.available_formats():
-        raise MeshError(f"mesh {str(path)!r} has an unsupported format; expected glb, gltf, obj, off, ply or stl")
-    try:
-        # Merging and repairing would depend on the version of trimesh; the geometry is taken as it is.
-        loaded = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # each format's parser raises its own kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise MeshError(f"mesh {str(path)!r} cannot be read: {reason[0]}") from error
-    if not isinstance(loaded, trimesh.Trimesh):
+    loaded = read_mesh_file(path, "mesh")
+    if not hasattr(loaded, "faces"):  # a cloud of points, or curves
         raise MeshError(f"mesh {str(path)!r} has no faces")
     return np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces, dtype=np.int64)
 
 
 def _normalise(vertices: NDArray[np.float64], faces: NDArray[np.int64], name: str, label: str | None = None) -> Mesh:
-    label = label or name
-    if not len(faces):
-        raise MeshError(f"mesh {label!r} has no faces")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise MeshError(f"mesh {label!r} has faces of vertices that do not exist")
-    # Stray vertices would move the bounding box.
-    used, compact = np.unique(faces, return_inverse=True)
-    vertices, faces = vertices[used], compact.reshape(faces.shape)
-    if not np.isfinite(vertices).all():
-        raise MeshError(f"mesh {label!r} has coordinates that are not finite")
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    longest = (high - low).max()
-    if longest == 0:
-        raise MeshError(f"mesh {label!r} has no surface area")
-    vertices = (vertices - (low + high) / 2) * (2 * HALF_SIDE / longest)
-    a, b, c = vertices[faces].transpose(1, 0, 2)
-    if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 0:
-        raise MeshError(f"mesh {label!r} has no surface area")
+    vertices, faces, _ = fit_into_cube(vertices, faces, label or name)
     return Mesh(vertices, faces, name)

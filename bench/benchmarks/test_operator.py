@@ -51,14 +51,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     counts = options.tokens or ([512, 1024] if device.type == "cpu" else [8192, 32768])
     names = match_providers(options.provider) if options.provider else default_providers(device)[:1]
     problems = [(name, options.workload, count) for count in counts for name in names]
+    cases = [(*problem, *part) for problem in problems for part in _parts(problem[0])]
     metafunc.parametrize(
-        "prepared",
-        [(*problem, device) for problem in problems],
-        ids=["-".join(map(str, problem)) for problem in problems],
-        indirect=True,
+        ("prepared", "stage", "direction"),
+        [((name, workload, count, device), stage, direction) for name, workload, count, stage, direction in cases],
+        ids=["-".join(map(str, case)) for case in cases],
+        indirect=["prepared"],
         scope="module",
     )
-    metafunc.parametrize(("stage", "direction"), _PARTS)
+
+
+def _parts(name: str) -> list[tuple[Stage, Pass]]:
+    """What there is to time of a provider: its branches too, where it has them."""
+    return [part for part in _PARTS if part[0] == "total" or get_provider(name).branches is not None]
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +97,7 @@ def prepared(request: pytest.FixtureRequest, run_id: str) -> Prepared:
 
 
 def test_operator(benchmark: Any, prepared: Prepared, stage: Stage, direction: Pass) -> None:
-    job = prepared.jobs.get((stage, direction))
-    if job is None:
-        pytest.skip(f"{prepared.provider.name} does not have {stage} {direction} as a call of its own")
+    job = prepared.jobs[stage, direction]
     # No time without a passed check.
     failed = [tensor for tensor in prepared.correctness.tensors if not tensor.passed]
     assert prepared.correctness.passed, f"fails its check: {failed or 'wrong selection'}"

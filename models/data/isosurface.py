@@ -132,17 +132,17 @@ def _share_a_face(a: int, b: int) -> bool:
     return any(len({corner & bit for corner in corners}) == 1 for bit in (4, 2, 1))
 
 
-def _faces() -> list[tuple[int, int, int, int]]:
+def _faces() -> list[tuple[int, ...]]:
     """Corners around each of the six faces, anticlockwise seen from outside the cell."""
     faces = []
     for bit, (next_bit, last_bit) in ((4, (2, 1)), (2, (1, 4)), (1, (4, 2))):
         around = (0, next_bit, next_bit | last_bit, last_bit)
         faces.append(tuple(corner | bit for corner in around))
         faces.append(tuple(reversed(around)))
-    return faces  # type: ignore[return-value]
+    return faces
 
 
-def _face_segments(case: int, face: tuple[int, int, int, int]) -> list[tuple[int, int]]:
+def _face_segments(case: int, face: tuple[int, ...]) -> list[tuple[int, int]]:
     """Directed segments on a face, from crossing to crossing, with the inside on the same hand in every face.
 
     Going around, each way into the inside is joined to the next way out, so that every run of inside corners is cut off

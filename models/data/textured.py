@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Direct3D-S2 fits a mesh's longest side into [-0.95, 0.95] of the cube [-1, 1]^3.
-HALF_SIDE = 0.95
+from models.data.mesh_file import MeshError, fit_into_cube, read_mesh_file
+
 _LINEAR_COLOURS = (".glb", ".gltf")  # colours of vertices and faces; other formats have sRGB
 
 
@@ -88,7 +88,7 @@ def load_textured(path: str | Path) -> TexturedMesh:
         path: a file in a format that trimesh reads: glb, gltf, obj with its mtl and images, ply, off, stl.
 
     Raises:
-        ValueError: no such file, an unreadable or unsupported one, no faces, faces of missing vertices, coordinates
+        MeshError: no such file, an unreadable or unsupported one, no faces, faces of missing vertices, coordinates
             that are not finite, or no surface area.
     """
     path = Path(path)
@@ -96,7 +96,7 @@ def load_textured(path: str | Path) -> TexturedMesh:
     parts = [_part(geometry, transform, path, warnings) for geometry, transform in geometries]
     parts = [part for part in parts if len(part.faces)]
     if not parts:
-        raise ValueError(f"mesh {str(path)!r} has no faces")
+        raise MeshError(f"mesh {str(path)!r} has no faces")
     return _normalised(_concatenated(parts, path.stem, tuple(dict.fromkeys(warnings))), str(path))
 
 
@@ -104,18 +104,9 @@ def _read(path: Path) -> tuple[list[tuple[Any, NDArray[np.float64]]], list[str]]
     """Geometries with their transforms into the world, and what could not be read."""
     import trimesh  # takes half a second to import
 
-    if not path.is_file():
-        raise ValueError(f"mesh {str(path)!r} is not a file")
-    if path.suffix.lower().lstrip(".") not in trimesh.available_formats():
-        raise ValueError(f"mesh {str(path)!r} has an unsupported format; expected glb, gltf, obj, off, ply or stl")
     warnings: list[str] = []
-    try:
-        # Merging would move attributes from seams; the geometry is taken as it is.
-        with _recorded(warnings):
-            scene = trimesh.load(path, force="scene", process=False)
-    except Exception as error:  # each format's parser raises its own kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"mesh {str(path)!r} cannot be read: {reason[0]}") from error
+    with _recorded(warnings):
+        scene = read_mesh_file(path, "scene")
     geometries = []
     for node in sorted(scene.graph.nodes_geometry):
         transform, geometry = scene.graph[node]
@@ -258,18 +249,8 @@ def _concatenated(parts: list[TexturedMesh], name: str, warnings: tuple[str, ...
 
 
 def _normalised(mesh: TexturedMesh, label: str) -> TexturedMesh:
-    """The bounding box centred, its longest side 1.9, without vertices that no face uses."""
-    used, compact = torch.unique(mesh.faces, return_inverse=True)
-    vertices = mesh.vertices[used]
-    if not bool(vertices.isfinite().all()):
-        raise ValueError(f"mesh {label!r} has coordinates that are not finite")
-    low, high = vertices.amin(0), vertices.amax(0)
-    longest = (high - low).max()
-    if longest > 0:
-        vertices = (vertices - (low + high) / 2) * (2 * HALF_SIDE / longest)
-    a, b, c = vertices[compact].unbind(1)
-    if not bool(torch.linalg.cross(b - a, c - a).norm(dim=1).sum() > 0):
-        raise ValueError(f"mesh {label!r} has no surface area")
+    fitted, faces, kept = fit_into_cube(mesh.vertices.numpy(), mesh.faces.numpy(), label)
+    vertices, compact, used = (torch.from_numpy(array) for array in (fitted, faces, kept))
     return replace(
         mesh, vertices=vertices, faces=compact, uv=mesh.uv[used], colors=mesh.colors[used], normals=mesh.normals[used]
     )

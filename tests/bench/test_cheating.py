@@ -37,7 +37,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         known = Ceilings(copy_bytes_per_s=1e10, matrix_flops_per_s=1e11, exp2_per_s=1e9)
         monkeypatch.setattr(speed, "probe", lambda device, dtype: known)
         monkeypatch.setattr(speed, "get_provider", lambda name: liar)
-        plan = Plan(["gyroid"], [tokens], [liar.name], SHAPE, directions=[direction], max_seconds=0.0)  # type: ignore[list-item]
+        plan = Plan(["gyroid"], [tokens], [liar.name], SHAPE, directions=[direction], max_seconds=0.0)
         (record,) = run_speed(plan, device=device)
         return record
 
@@ -155,7 +155,7 @@ class MeddledBackward:
         timed = self._calls > UNTIMED
 
         def wrapped(name: str) -> Tensor:
-            tensor, kept = getattr(x, name), []  # type: ignore[var-annotated]
+            tensor, kept = getattr(x, name), []
 
             class Meddled(torch.autograd.Function):
                 @staticmethod
@@ -166,7 +166,7 @@ class MeddledBackward:
                 def backward(ctx: Any, *grads: Tensor) -> Tensor:
                     return self._meddle(kept, grads[0], timed)
 
-            return Meddled.apply(tensor)  # type: ignore[no-any-return, no-untyped-call]
+            return Meddled.apply(tensor)
 
         return honest(problem, dataclasses.replace(x, **{name: wrapped(name) for name in self._only}))
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from bench.meshes import MeshError, asset_names, load_mesh
+from bench.meshes import asset_names, load_mesh
+from models.data.mesh_file import MeshError
 
 TRIANGLE = "v 0 0 0\nv 2 0 0\nv 0 1 0\n"
 

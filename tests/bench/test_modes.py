@@ -50,7 +50,7 @@ def test_a_backward_pass_of_a_saved_forward_is_captured() -> None:
 
         return call
 
-    modes = measure_modes(build, build(), DEVICE, lambda: upstream[3].neg_())  # type: ignore[arg-type]
+    modes = measure_modes(build, build(), DEVICE, lambda: upstream[3].neg_())
     assert modes.reason is None
     assert modes.graph is not None
 

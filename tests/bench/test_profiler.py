@@ -151,7 +151,7 @@ def test_rates_are_the_counts_of_the_pass_over_its_time(problem: Problem, tmp_pa
     ],
 )
 def test_what_cannot_be_profiled_says_why(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    target = Target(**(vars(SMALL) | changes))  # type: ignore[arg-type]
+    target = Target(**(vars(SMALL) | changes))
     with pytest.raises(ValueError, match=message):
         profile(target, tmp_path / "out", again=[])
     assert not (tmp_path / "out").exists()

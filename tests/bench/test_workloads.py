@@ -13,9 +13,10 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.meshes import HALF_SIDE, Mesh, MeshError, load_mesh
+from bench.meshes import Mesh, load_mesh
 from bench.workloads import Tokens, gyroid, make_tokens, mesh, sphere, surface_voxels
 from kernels.layout import BlockLayout
+from models.data.mesh_file import HALF_SIDE, MeshError
 
 CUBE = """
 v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\nv 0 1 1

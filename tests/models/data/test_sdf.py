@@ -21,7 +21,7 @@ SCALE_ERROR = 1e-6
 
 
 def field_of(mesh: shapes.Mesh, resolution: int = R, **options: float) -> SparseSDF:
-    return sparse_sdf(*mesh, resolution, **options)  # type: ignore[arg-type]
+    return sparse_sdf(*mesh, resolution, **options)
 
 
 def assert_equal(field: SparseSDF, expected: np.ndarray) -> None:
@@ -295,7 +295,7 @@ def test_bad_arguments_are_refused_in_one_line(
     vertices: np.ndarray, faces: np.ndarray, options: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as refused:
-        sparse_sdf(vertices, faces, **{"resolution": R, **options})  # type: ignore[arg-type]
+        sparse_sdf(vertices, faces, **{"resolution": R, **options})
     assert "\n" not in str(refused.value)
 
 
