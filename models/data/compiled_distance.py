@@ -1,4 +1,4 @@
-"""Distance from points to triangles, compiled for the CPU: `models.data.distance.tensor_distance` in one loop."""
+"""Distance from points to triangles, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _SLIVER = 1e-3
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def fill(points, corners, triangle, distance):
-    """Writes distances [P] of points [3, P] to triangles [P] of corners [F, 3, 3]."""
+def fill(points, corners, point, triangle, distance):
+    """Writes distances [P] between pairs of points [3, Q] and triangles of corners [F, 3, 3]."""
     for i in range(len(triangle)):
-        t = corners[triangle[i]]
-        ax, ay, az = points[0, i] - t[0, 0], points[1, i] - t[0, 1], points[2, i] - t[0, 2]
+        t, p = corners[triangle[i]], point[i]
+        ax, ay, az = points[0, p] - t[0, 0], points[1, p] - t[0, 1], points[2, p] - t[0, 2]
         ux, uy, uz = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
         vx, vy, vz = t[2, 0] - t[0, 0], t[2, 1] - t[0, 1], t[2, 2] - t[0, 2]
         bx, by, bz = ax - ux, ay - uy, az - uz
