@@ -49,7 +49,10 @@ def primitive(draw: Draw, size: float) -> Part:
             radii = [draw.uniform(0.1, 0.5) * size for _ in range(draw.whole(3, 6))]
             return Part(turned(radii, size, draw.segments).translate((0, 0, -size / 2)), "revolved profile")
         case "tube":
-            points: list[Vector] = [(-size / 2 + size * i / 3, draw.uniform(-0.3, 0.3) * size, draw.uniform(-0.3, 0.3) * size) for i in range(4)]
+            points: list[Vector] = [
+                (-size / 2 + size * i / 3, draw.uniform(-0.3, 0.3) * size, draw.uniform(-0.3, 0.3) * size)
+                for i in range(4)
+            ]
             return Part(tube(spline(points, 24), draw.uniform(0.04, 0.12) * size, 16), "bent tube")
         case "tapered":
             outline = polygon(draw, draw.whole(3, 8))
@@ -105,7 +108,7 @@ def mirrored_composition(draw: Draw) -> Part:
 
 def rosette(draw: Draw) -> Part:
     """One primitive again and again around a hub."""
-    petal, hub = primitive(draw, 0.8), slab(draw, (0.6, 0.6, draw.uniform(0.1, 0.5)))
+    petal, hub = primitive(draw, 0.8), slab(draw, (1.0, 1.0, draw.uniform(0.1, 0.5)))
     count = draw.whole(3, 12)
     shape = posed(draw, petal).translate((0.45, 0, 0))
     shape = ring(shape, count) + hub.shape

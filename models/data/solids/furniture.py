@@ -63,7 +63,12 @@ def table(draw: Draw) -> Part:
 
 
 def chair(draw: Draw) -> Part:
-    width, depth, seat_at, back = draw.uniform(0.8, 1.1), draw.uniform(0.8, 1.1), draw.uniform(0.7, 1), draw.uniform(0.7, 1.2)
+    width, depth, seat_at, back = (
+        draw.uniform(0.8, 1.1),
+        draw.uniform(0.8, 1.1),
+        draw.uniform(0.7, 1),
+        draw.uniform(0.7, 1.2),
+    )
     thickness = draw.uniform(0.06, 0.18)
     seat = slab(draw, (width, depth, thickness))
     inset = 0.8 if "box" in seat.text else 0.5
@@ -96,7 +101,15 @@ def chair(draw: Draw) -> Part:
         shapes.append(plate.shape.rotate((90 - tilt, 0, 0)).translate((0, y + 0.09, seat_at + 0.6 * back)))
         text += f" with a back of {a(plate.text)}"
     if draw.chance(0.4):
-        path = spline([(x, -y, seat_at), (x + 0.1, -y, seat_at + 0.3), (x + 0.06, 0, seat_at + 0.38), (x, y + 0.06, seat_at + 0.4)], 16)
+        path = spline(
+            [
+                (x, -y, seat_at),
+                (x + 0.1, -y, seat_at + 0.3),
+                (x + 0.06, 0, seat_at + 0.38),
+                (x, y + 0.06, seat_at + 0.4),
+            ],
+            16,
+        )
         shapes.append(mirrored(tube(path, 0.04, 16), (1, 0, 0)))
         text += " and mirrored arms of bent tubes"
     return Part(union(shapes), text)
@@ -149,7 +162,9 @@ def lamp(draw: Draw) -> Part:
             radii = [draw.uniform(0.03, 0.2) for _ in range(6)]
             shapes.append(turned([0.15, *radii, 0.03], 0.6 * height, draw.segments))
             text += " in a turned body"
-    return Part(union([foot.shape, *shapes]), f"lamp with a shade, a thin shell of a cone, on {a(text)} and {a(foot.text)}")
+    return Part(
+        union([foot.shape, *shapes]), f"lamp with a shade, a thin shell of a cone, on {a(text)} and {a(foot.text)}"
+    )
 
 
 def bed(draw: Draw) -> Part:

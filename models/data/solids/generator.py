@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,42 +22,52 @@ _LEAST_PIECE = 1e-3
 # Edges shorter than this share of the nominal size are needles that set operations leave.
 _NEEDLE = 1e-5
 
-_KINDS: dict[tuple[Callable[[Draw], Part], ...], float] = {
-    (furniture.table, furniture.chair, furniture.shelf, furniture.lamp, furniture.bed, furniture.cage): 0.2,
+Kind = Callable[[Draw], Part]
+# How often each group is drawn, and its kinds, each as often as the others.
+KINDS: tuple[tuple[float, tuple[Kind, ...]], ...] = (
+    (0.2, (furniture.table, furniture.chair, furniture.shelf, furniture.lamp, furniture.bed, furniture.cage)),
     (
-        machines.flange,
-        machines.gear,
-        machines.bracket,
-        machines.heat_sink,
-        machines.bolt,
-        machines.pipe,
-        machines.spring,
-        machines.fan,
-        machines.motor,
-        machines.cover,
-    ): 0.25,
-    (vessels.vase, vessels.cup, vessels.bottle, vessels.goblet, vessels.teapot, vessels.tin): 0.15,
+        0.25,
+        (
+            machines.flange,
+            machines.gear,
+            machines.bracket,
+            machines.heat_sink,
+            machines.bolt,
+            machines.pipe,
+            machines.spring,
+            machines.fan,
+            machines.motor,
+            machines.cover,
+        ),
+    ),
+    (0.15, (vessels.vase, vessels.cup, vessels.bottle, vessels.goblet, vessels.teapot, vessels.tin)),
     (
-        structures.temple,
-        structures.house,
-        structures.stairs,
-        structures.tower,
-        structures.car,
-        structures.rocket,
-        structures.plane,
-        structures.chain,
-        structures.fence,
-        structures.tree,
-        structures.fountain,
-    ): 0.2,
+        0.2,
+        (
+            structures.temple,
+            structures.house,
+            structures.stairs,
+            structures.tower,
+            structures.car,
+            structures.rocket,
+            structures.plane,
+            structures.chain,
+            structures.fence,
+            structures.tree,
+            structures.fountain,
+        ),
+    ),
     (
-        compositions.composition,
-        compositions.composition,
-        compositions.mirrored_composition,
-        compositions.rosette,
-        compositions.frieze,
-    ): 0.2,
-}
+        0.2,
+        (
+            compositions.composition,
+            compositions.mirrored_composition,
+            compositions.rosette,
+            compositions.frieze,
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +87,17 @@ def random_solid(seed: int) -> Solid:
     """
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    for attempt in itertools.count():
-        solid = _attempt(Draw(seed, attempt))
-        if solid is not None:
-            return solid
-    raise AssertionError
+    attempt = 0
+    while (solid := _attempt(Draw(seed, attempt))) is None:
+        attempt += 1
+    return solid
 
 
 def _attempt(draw: Draw) -> Solid | None:
     """None: set operations left too little, or too many faces."""
-    groups = list(_KINDS)
-    bounds = np.cumsum(list(_KINDS.values()))
-    group = groups[int(np.searchsorted(bounds, draw.uniform(0, float(bounds[-1]))))]
-    part = _varied(draw, draw.one_of(*group)(draw))
+    bounds = np.cumsum([weight for weight, _ in KINDS])
+    _, kinds = KINDS[int(np.searchsorted(bounds, draw.uniform(0, float(bounds[-1]))))]
+    part = _varied(draw, draw.one_of(*kinds)(draw))
     shape, pieces = _tidied(part.shape)
     if shape.status() != Error.NoError or shape.is_empty():
         return None

@@ -38,11 +38,14 @@ def flange(draw: Draw) -> Part:
     radius, height, neck = draw.uniform(0.7, 1), draw.uniform(0.1, 0.3), draw.uniform(0.3, 0.5)
     tall = draw.uniform(0.3, 1.2)
     segments = draw.segments
-    plate = bevelled_cylinder(radius, height, 0.2 * height, segments) if draw.chance(0.6) else cylinder(radius, height, segments)
-    text = "flange of a cylinder with a bevel" if draw.chance(0.5) else "flange of a cylinder"
+    bevelled = draw.chance(0.6)
+    plate = (
+        bevelled_cylinder(radius, height, 0.2 * height, segments) if bevelled else cylinder(radius, height, segments)
+    )
     count = draw.whole(4, 10)
     hole = cylinder(draw.uniform(0.04, 0.09), 1, 24).translate(((radius + neck) / 2, 0, 0))
-    text = f"flange of {a('disc')} and a neck, minus a cylinder, minus a ring of {count} cylinders"
+    disc = "cylinder with a bevel" if bevelled else "cylinder"
+    text = f"flange of a {disc} and a neck, minus a bore, minus a ring of {count} cylinders"
     bore = cylinder(neck - max(draw.thin(), 0.02) if draw.chance(0.5) else 0.6 * neck, 4, segments)
     shape = plate + cylinder(neck, tall, segments, top=neck * draw.uniform(0.8, 1)).translate((0, 0, tall / 2))
     if draw.chance(0.5):
@@ -59,7 +62,9 @@ def gear(draw: Draw) -> Part:
     pitch = 2 * math.pi * radius / count
     depth = min(0.18, 0.8 * pitch)
     half = np.array([0.3, 0.12]) * pitch
-    tooth = CrossSection([np.array([(0.7, -half[0]), (radius + depth, -half[1]), (radius + depth, half[1]), (0.7, half[0])])])
+    tooth = CrossSection(
+        [np.array([(0.7, -half[0]), (radius + depth, -half[1]), (radius + depth, half[1]), (0.7, half[0])])]
+    )
     teeth = [tooth.rotate(360 * i / count) for i in range(count)]
     outline = CrossSection.circle(radius, 4 * count)
     for each in teeth:
@@ -82,7 +87,12 @@ def gear(draw: Draw) -> Part:
 
 
 def bracket(draw: Draw) -> Part:
-    width, length, height, wall = draw.uniform(0.6, 1.4), draw.uniform(0.8, 1.6), draw.uniform(0.7, 1.4), draw.uniform(0.06, 0.2)
+    width, length, height, wall = (
+        draw.uniform(0.6, 1.4),
+        draw.uniform(0.8, 1.6),
+        draw.uniform(0.7, 1.4),
+        draw.uniform(0.06, 0.2),
+    )
     thin = draw.chance(0.3)
     wall = draw.thin() if thin else wall
 
@@ -108,7 +118,7 @@ def bracket(draw: Draw) -> Part:
         shape += row(gusset, count, (0, 0.8 * width / count, 0))
         text += f", with a row of {count} triangular fins" if count > 1 else ", with a triangular fin"
     if draw.chance(0.4):
-        shape = mirrored(shape.translate((-length - 0.02, 0, 0)).translate((0.04, 0, 0)), (1, 0, 0))
+        shape = mirrored(shape.translate((0.02 - length, 0, 0)), (1, 0, 0))
         text += ", mirrored"
     return Part(shape, text)
 
@@ -124,7 +134,9 @@ def heat_sink(draw: Draw) -> Part:
         fins = row(fin, count, (size[0] / count, 0, 0))
     else:
         counts = draw.whole(3, 9), draw.whole(3, 9)
-        pin = draw.one_of(cylinder(0.03, tall, 16), box((0.05, 0.05, tall)), cylinder(0.06, tall, 16, top=0.02), prism(6, 0.04, tall))
+        pin = draw.one_of(
+            cylinder(0.03, tall, 16), box((0.05, 0.05, tall)), cylinder(0.06, tall, 16, top=0.02), prism(6, 0.04, tall)
+        )
         text = f"heat sink of {a(base.text)} with {counts[0]} rows of {counts[1]} pins"
         fins = grid(pin, counts, (size[0] / counts[0], size[1] / counts[1]))
     # Fins end where the outline of the base does.
@@ -137,10 +149,14 @@ def bolt(draw: Draw) -> Part:
     segments = draw.segments
     top = draw.one_of("hexagonal", "square", "round", "domed")
     if top == "round":
-        cap = bevelled_cylinder(1.8 * radius, head, 0.2 * head, segments) - prism(6, 0.8 * radius, head).translate((0, 0, 0.6 * head))
+        cap = bevelled_cylinder(1.8 * radius, head, 0.2 * head, segments) - prism(6, 0.8 * radius, head).translate(
+            (0, 0, 0.6 * head)
+        )
         text = "bolt with a round head, minus a hexagonal prism"
     elif top == "domed":
-        cap = Manifold.sphere(2 * radius, segments).scale((1, 1, head / (2 * radius))).trim_by_plane((0, 0, 1), -head / 2)
+        cap = (
+            Manifold.sphere(2 * radius, segments).scale((1, 1, head / (2 * radius))).trim_by_plane((0, 0, 1), -head / 2)
+        )
         cap -= box((4 * radius, 0.25 * radius, head)).translate((0, 0, 0.9 * head))
         text = "screw with a domed head, minus a box"
     else:
@@ -150,9 +166,8 @@ def bolt(draw: Draw) -> Part:
     shaft = cylinder(radius, length, segments).translate((0, 0, -length / 2))
     if draw.chance(0.5):
         turns = draw.whole(5, 12)
-        start = -0.95 * length
-        thread = tube(helix(radius, 0.75 * length, turns, 16) + (0, 0, start), 0.02 + 0.2 * length / turns / 2, 8)
-        shaft += thread
+        thread = tube(helix(radius, 0.75 * length, turns, 16), 0.02 + 0.1 * length / turns, 8)
+        shaft += thread.translate((0, 0, -0.95 * length))
         text += " and a thread"
     if draw.chance(0.5):
         shaft += cylinder(0.02 * radius, 0.5 * radius, segments, top=radius).translate((0, 0, -length - 0.24 * radius))
@@ -184,7 +199,12 @@ def pipe(draw: Draw) -> Part:
         shapes.append(collar.rotate((0, pitch, yaw)).translate(path[end]))
         # Opens the ball that closes the tube's end.
         bores.append(cylinder(radius - wall, 2.5 * radius, draw.segments).rotate((0, pitch, yaw)).translate(path[end]))
-        cut = cylinder(3 * radius, 2 * radius, 12).translate((0, 0, radius + 0.035)).rotate((0, pitch, yaw)).translate(path[end])
+        cut = (
+            cylinder(3 * radius, 2 * radius, 12)
+            .translate((0, 0, radius + 0.035))
+            .rotate((0, pitch, yaw))
+            .translate(path[end])
+        )
         bores.append(cut)
     text = f"pipe, a bent tube with a thin wall and {'flanges' if flanges else 'collars'} at both ends"
     return Part(union([outer, *shapes]) - union([inner, *bores]), text)
@@ -207,11 +227,18 @@ def spring(draw: Draw) -> Part:
 
 
 def fan(draw: Draw) -> Part:
-    hub, reach, count, deep = draw.uniform(0.12, 0.3), draw.uniform(0.7, 0.95), draw.whole(2, 12), draw.uniform(0.15, 0.4)
+    hub, reach, count, deep = (
+        draw.uniform(0.12, 0.3),
+        draw.uniform(0.7, 0.95),
+        draw.whole(2, 12),
+        draw.uniform(0.15, 0.4),
+    )
     thin = max(draw.thin(), 0.012)
     width = min(draw.uniform(0.3, 0.6), 5 / count)
     # A plate that is turned at its root and less so at its tip.
-    blade = CrossSection.square((width, thin), True).extrude(reach, 24, draw.uniform(-50, 50), (draw.uniform(0.5, 1.3), 1.0))
+    blade = CrossSection.square((width, thin), True).extrude(
+        reach, 24, draw.uniform(-50, 50), (draw.uniform(0.5, 1.3), 1.0)
+    )
     blade = blade.rotate((0, 0, draw.uniform(20, 60))).rotate((0, 90, 0)).rotate((90, 0, 0)).rotate((0, 0, 90))
     shapes = [ring(blade, count), bevelled_cylinder(hub, deep, 0.1 * deep, draw.segments)]
     text = f"fan of a hub with a ring of {count} thin twisted blades"
@@ -238,8 +265,8 @@ def motor(draw: Draw) -> Part:
     ]
     housing = slab(draw, (0.5, 0.5, 0.3))
     shapes.append(housing.shape.rotate((90, 0, 0)).translate((0, radius + 0.1, 0)))
-    text = f"motor of a cylinder with a bevel, a ring of {count} thin fins, {a(housing.text)} on top, mirrored feet and a shaft"
-    return Part(union(shapes).rotate((90, 0, 0)), text)
+    text = f"motor of a cylinder with a bevel, a ring of {count} thin fins, {a(housing.text)} on top"
+    return Part(union(shapes).rotate((90, 0, 0)), f"{text}, mirrored feet and a shaft")
 
 
 def cover(draw: Draw) -> Part:

@@ -5,6 +5,7 @@ Axes while a solid is built: z up. Lengths are in units of a cube [-1, 1]^3 that
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def spline(points: Sequence[Vector], count: int) -> NDArray[np.float64]:
 
 
 def profile(radii: Sequence[float], height: float, count: int = 40) -> NDArray[np.float64]:
-    """[count, 2], radius and height: a smooth line through radii at equal steps from 0 to `height`, no bulges between."""
+    """[count, 2], radius and height: a smooth line through radii at equal steps of height, without bulges between."""
     at = np.linspace(0, 1, count)
     return np.stack([PchipInterpolator(np.linspace(0, 1, len(radii)), radii)(at), at * height], 1)
 
@@ -129,7 +130,7 @@ def tube(path: NDArray[np.float64], radius: float | NDArray[np.float64], segment
         Manifold.sphere(float(r), segments).translate(point)
         for point, r in zip(path, np.broadcast_to(radius, len(path)), strict=True)
     ]
-    return union(Manifold.batch_hull(pair) for pair in zip(balls[:-1], balls[1:], strict=True))
+    return union(Manifold.batch_hull(pair) for pair in itertools.pairwise(balls))
 
 
 def helix(radius: float, height: float, turns: float, per_turn: int = 20) -> NDArray[np.float64]:
@@ -180,7 +181,9 @@ def slab(draw: Draw, size: Vector) -> Part:
     edge = draw.uniform(0.1, 0.4) * min(size)
     segments = draw.segments
     round_radius = min(size[0], size[1]) / 2
-    kind = draw.one_of("box", "bevelled box", "rounded box", "cylinder", "bevelled cylinder", "prism", "polygon", "plate")
+    kind = draw.one_of(
+        "box", "bevelled box", "rounded box", "cylinder", "bevelled cylinder", "prism", "polygon", "plate"
+    )
     match kind:
         case "box":
             return Part(box(size), kind)
@@ -199,7 +202,9 @@ def slab(draw: Draw, size: Vector) -> Part:
         case "polygon":
             return Part(fitted(polygon(draw, draw.whole(5, 9)).extrude(1), size), "extruded polygon")
         case _:
-            outline = rounded_outline(CrossSection.square(size[:2], True), draw.uniform(0.1, 0.45) * min(size[:2]), segments)
+            outline = rounded_outline(
+                CrossSection.square(size[:2], True), draw.uniform(0.1, 0.45) * min(size[:2]), segments
+            )
             return Part(fitted(outline.extrude(1), size), "plate with round corners")
 
 
@@ -234,7 +239,9 @@ def knob(draw: Draw, radius: float) -> Part:
         case "sphere":
             return Part(Manifold.sphere(radius, segments), kind)
         case "torus":
-            return Part(torus(0.68 * radius, 0.32 * radius, segments) + cylinder(0.68 * radius, 0.2 * radius, segments), kind)
+            return Part(
+                torus(0.68 * radius, 0.32 * radius, segments) + cylinder(0.68 * radius, 0.2 * radius, segments), kind
+            )
         case "cone":
             return Part(cylinder(0.75 * radius, 1.3 * radius, segments, top=0.0), kind)
         case "rounded box":
@@ -251,7 +258,9 @@ def rod(start: Vector, end: Vector, radius: float, segments: int) -> Manifold:
 
 
 def plural(text: str, count: int) -> str:
-    """"4 turned rods"; what follows the noun stays: "4 boxes with a bevel"."""
+    """ "4 turned rods"; what follows the noun stays: "4 boxes with a bevel"."""
+    if count == 1:
+        return a(text)
     head, *rest = text.split(" with ", 1)
     ending = "es" if head.endswith(("x", "s", "ch")) else "s"
     return " with ".join([f"{count} {head}{ending}", *rest])

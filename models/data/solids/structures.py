@@ -43,20 +43,30 @@ def temple(draw: Draw) -> Part:
     if draw.chance(0.5):
         count = draw.whole(5, 14)
         radius = 0.75
-        floor = [cylinder(radius + 0.12 + 0.08 * i, 0.1, draw.segments).translate((0, 0, -0.08 * i)) for i in range(steps)]
+        floor = [
+            cylinder(radius + 0.12 + 0.08 * i, 0.1, draw.segments).translate((0, 0, -0.08 * i)) for i in range(steps)
+        ]
         columns = ring(column.shape.translate((radius - 0.05, 0, 0)), count)
         roof = cylinder(radius + 0.15, draw.uniform(0.3, 0.6), draw.segments, top=0.05)
         if draw.chance(0.5):
-            roof = Manifold.sphere(radius + 0.15, draw.segments).trim_by_plane((0, 0, 1), 0).scale((1, 1, draw.uniform(0.5, 1)))
-        text = f"round temple of {steps} steps, a ring of {plural(column.text, count)} and a roof"
+            roof = (
+                Manifold.sphere(radius + 0.15, draw.segments)
+                .trim_by_plane((0, 0, 1), 0)
+                .scale((1, 1, draw.uniform(0.5, 1)))
+            )
+        text = f"round temple of {plural('step', steps)}, a ring of {plural(column.text, count)} and a roof"
     else:
         counts = draw.whole(2, 6), draw.whole(2, 4)
         width, depth = 1.4, draw.uniform(0.7, 1.2)
-        floor = [box((width + 0.25 + 0.16 * i, depth + 0.25 + 0.16 * i, 0.1)).translate((0, 0, -0.08 * i)) for i in range(steps)]
+        floor = [
+            box((width + 0.25 + 0.16 * i, depth + 0.25 + 0.16 * i, 0.1)).translate((0, 0, -0.08 * i))
+            for i in range(steps)
+        ]
         columns = grid(column.shape, counts, (width / (counts[0] - 1), depth / (counts[1] - 1)))
         half = wedge(depth + 0.3, width / 2 + 0.15, draw.uniform(0.2, 0.5))
         roof = mirrored(half, (1, 0, 0)) + box((width + 0.3, depth + 0.3, 0.1))
-        text = f"temple of {steps} steps, {counts[0]} rows of {plural(column.text, counts[1])} and a gable roof"
+        columns_text = f"{plural('row', counts[0])} of {plural(column.text, counts[1])}"
+        text = f"temple of {plural('step', steps)}, {columns_text} and a gable roof"
     low = roof.bounding_box()[2]
     return Part(union([*floor, columns, roof.translate((0, 0, column_height - low - 0.03))]), text)
 
@@ -85,7 +95,11 @@ def stairs(draw: Draw) -> Part:
     thick = draw.uniform(1.05, 1.4) * rise
     if draw.chance(0.5):
         turn = draw.uniform(180, 500) / count
-        step = box((0.7, 0.35, 0.06)).translate((0.4, 0, 0)) if draw.chance(0.5) else wedge(thick, 0.85, 0.25).rotate((90, 0, 0))
+        step = (
+            box((0.7, 0.35, 0.06)).translate((0.4, 0, 0))
+            if draw.chance(0.5)
+            else wedge(thick, 0.85, 0.25).rotate((90, 0, 0))
+        )
         steps = [step.rotate((0, 0, turn * i)).translate((0, 0, 1.8 * i / count)) for i in range(count)]
         steps.append(cylinder(0.12, 2, draw.segments).translate((0, 0, 0.9)))
         text = f"spiral stairs of {count} steps around a cylinder"
@@ -100,9 +114,7 @@ def stairs(draw: Draw) -> Part:
     flight = union(box((1.1 * tread, width, thick)).translate((tread * i, 0, rise * i)) for i in range(count))
     text = f"stairs, a row of {count} boxes"
     if draw.chance(0.6):
-        bars = union(
-            rod((tread * i, 0, rise * i), (tread * i, 0, rise * i + 0.5), 0.015, 24) for i in range(count)
-        )
+        bars = union(rod((tread * i, 0, rise * i), (tread * i, 0, rise * i + 0.5), 0.015, 24) for i in range(count))
         rail = rod((0, 0, 0.5), (tread * (count - 1), 0, rise * (count - 1) + 0.5), 0.03, 32)
         flight += mirrored((bars + rail).translate((0, 0.45 * width, 0)), (0, 1, 0))
         text += " with mirrored rails of thin rods"
@@ -127,10 +139,19 @@ def tower(draw: Draw) -> Part:
 
 
 def car(draw: Draw) -> Part:
-    length, width, body = 2.0, draw.uniform(0.7, 0.95), draw.uniform(0.25, 0.4)
+    width, body = draw.uniform(0.7, 0.95), draw.uniform(0.25, 0.4)
     front, hood = draw.uniform(-0.7, -0.2), draw.uniform(0.55, 0.95)
     roof = body + draw.uniform(0.25, 0.45)
-    side = [(-1, 0), (1, 0), (1, 0.8 * body), (hood, body), (hood - 0.2, roof), (front + 0.25, roof), (front, body), (-1, 0.8 * body)]
+    side = [
+        (-1, 0),
+        (1, 0),
+        (1, 0.8 * body),
+        (hood, body),
+        (hood - 0.2, roof),
+        (front + 0.25, roof),
+        (front, body),
+        (-1, 0.8 * body),
+    ]
     outline = CrossSection([np.array(side, dtype=np.float64)])
     text = "car of an extruded polygon"
     if draw.chance(0.6):
@@ -141,7 +162,9 @@ def car(draw: Draw) -> Part:
     axles = (-0.6, 0.6) if draw.chance(0.7) else (-0.65, 0.3, 0.7)
     wheel = bevelled_cylinder(radius, 0.16, 0.03, draw.segments).rotate((90, 0, 0))
     if draw.chance(0.4):
-        wheel = (torus(0.75 * radius, 0.25 * radius, draw.segments) + cylinder(0.7 * radius, 0.06, draw.segments)).rotate((90, 0, 0))
+        wheel = (
+            torus(0.75 * radius, 0.25 * radius, draw.segments) + cylinder(0.7 * radius, 0.06, draw.segments)
+        ).rotate((90, 0, 0))
         text += " and torus tyres"
     arch = cylinder(1.15 * radius, 0.5, draw.segments).rotate((90, 0, 0))
     for x in axles:
@@ -165,15 +188,23 @@ def rocket(draw: Draw) -> Part:
     shapes.append(ring(fin.extrude(thin).rotate((90, 0, 0)).translate((0, thin / 2, 0)), count))
     nozzle = turned_shell([0.5 * radius, 0.9 * radius], 0.25, max(0.015, draw.thin()), 0.05, draw.segments)
     shapes.append(nozzle.rotate((180, 0, 0)).translate((0, 0, 0.04)))
-    return Part(union(shapes), f"rocket of a revolved profile with a ring of {count} thin fins and a nozzle, a thin shell")
+    return Part(
+        union(shapes), f"rocket of a revolved profile with a ring of {count} thin fins and a nozzle, a thin shell"
+    )
 
 
 def plane(draw: Draw) -> Part:
     radius, span = draw.uniform(0.1, 0.16), draw.uniform(0.7, 1)
-    body = turned([0.02, 0.6 * radius, radius, radius, 0.3 * radius], 1.9, draw.segments).rotate((0, 90, 0)).translate((-0.95, 0, 0))
+    body = (
+        turned([0.02, 0.6 * radius, radius, radius, 0.3 * radius], 1.9, draw.segments)
+        .rotate((0, 90, 0))
+        .translate((-0.95, 0, 0))
+    )
     thin = max(0.015, draw.thin())
     sweep, tip = draw.uniform(-0.2, 0.4), draw.uniform(0.1, 0.35)
-    wing = CrossSection([np.array([(-0.1, 0), (0.35, 0), (0.35 - sweep, span), (0.35 - sweep - tip, span)])]).extrude(thin)
+    wing = CrossSection([np.array([(-0.1, 0), (0.35, 0), (0.35 - sweep, span), (0.35 - sweep - tip, span)])]).extrude(
+        thin
+    )
     tail = wing.scale((0.45, 0.4, 1)).translate((-0.85, 0, 0.02))
     fin = wing.scale((0.5, 0.4, 1)).rotate((90, 0, 0)).translate((-0.85, thin / 2, 0))
     shapes = [body, mirrored(wing, (0, 1, 0)), mirrored(tail, (0, 1, 0)), fin]
@@ -191,14 +222,27 @@ def rounded(draw: Draw, radius: float, length: float) -> Manifold:
 
 def chain(draw: Draw) -> Part:
     """Links through each other, none of which touch."""
-    count, tube_ = draw.whole(3, 7), draw.uniform(0.06, 0.1)
-    link = torus(0.3, tube_, draw.segments).scale((draw.uniform(1, 1.4), 1, 1))
+    count, tube_ = draw.whole(3, 7), draw.uniform(0.04, 0.07)
+    long = draw.uniform(1, 1.4)
+    link = torus(0.3, tube_, draw.segments).scale((long, 1, 1))
     text = "tori"
     if draw.chance(0.4):
-        corners = spline([(0.35, 0, 0), (0.2, 0.28, 0), (-0.2, 0.28, 0), (-0.35, 0, 0), (-0.2, -0.28, 0), (0.2, -0.28, 0), (0.35, 0, 0)], 36)
-        link, text = tube(corners, tube_, 14), "bent tubes"
+        corners = spline(
+            [
+                (0.35, 0, 0),
+                (0.2, 0.28, 0),
+                (-0.2, 0.28, 0),
+                (-0.35, 0, 0),
+                (-0.2, -0.28, 0),
+                (0.2, -0.28, 0),
+                (0.35, 0, 0),
+            ],
+            36,
+        )
+        long, link, text = 1.0, tube(corners, tube_, 14), "bent tubes"
     low, *_, high, _, _ = link.bounding_box()
-    pitch = (high - low) - 2.6 * tube_ - 0.05
+    # The end of one lies in the hole of the other.
+    pitch = (high - low) - 4.4 * long * tube_ - 0.02
     links = [link.rotate((90 * (i % 2), 0, 0)).translate((pitch * i, 0, 0)) for i in range(count)]
     return Part(union(links), f"chain of {count} links, {text}")
 
@@ -210,10 +254,15 @@ def fence(draw: Draw) -> Part:
     height = picket.shape.bounding_box()[5]
     rail = rod((-1, 0, 0), (1, 0, 0), max(0.012, draw.thin() / 2), draw.segments)
     rails = draw.whole(2, 4)
-    shapes = [row(picket.shape, count, (1.9 / count, 0, 0)), row(rail, rails, (0, 0, 0.8 * height / rails)).translate((0, 0, 0.5 * height))]
+    shapes = [
+        row(picket.shape, count, (1.9 / count, 0, 0)),
+        row(rail, rails, (0, 0, 0.8 * height / rails)).translate((0, 0, 0.5 * height)),
+    ]
     tip = knob(draw, min(0.08, 0.7 / count))
     shapes.append(row(tip.shape, count, (1.9 / count, 0, 0)).translate((0, 0, height)))
-    return Part(union(shapes), f"fence, a row of {plural(picket.text, count)} with {a(tip.text)} on each and {rails} thin rails")
+    return Part(
+        union(shapes), f"fence, a row of {plural(picket.text, count)} with {a(tip.text)} on each and {rails} thin rails"
+    )
 
 
 def tree(draw: Draw) -> Part:
@@ -231,7 +280,7 @@ def tree(draw: Draw) -> Part:
     for i in range(count):
         angle, start = 2.4 * i, trunk[4 + i]
         reach, rise = draw.uniform(0.3, 0.7), draw.uniform(0.2, 0.7)
-        end = start + (reach * math.cos(angle), reach * math.sin(angle), rise)
+        end = start + np.array([reach * math.cos(angle), reach * math.sin(angle), rise])
         branch = spline([tuple(start), tuple((start + end) / 2 - (0, 0, 0.06)), tuple(end)], 8)
         shapes.append(tube(branch, np.linspace(0.05, 0.02, 8), 10))
         shapes.append(leaf.shape.translate(end))

@@ -8,13 +8,16 @@ from models.data.solids.draw import Draw
 from models.data.solids.parts import (
     Part,
     a,
+    box,
     cylinder,
     fitted,
+    grid,
     knob,
     mirrored,
     polygon,
     post,
     ring_of_wall,
+    row,
     slab,
     spline,
     torus,
@@ -41,12 +44,19 @@ def vase(draw: Draw) -> Part:
 
         shape = shape.warp_batch(flute)
         text += f" with {lobes} flutes"
-    if draw.chance(0.4):
+    elif draw.chance(0.5):
         out = max(radii)
-        path = spline([(radii[-1] - wall / 2, 0, 0.97 * height), (out + 0.2, 0, 0.9 * height), (radii[len(radii) // 2] - wall / 2, 0, 0.5 * height)], 20)
+        path = spline(
+            [
+                (radii[-1] - wall / 2, 0, 0.97 * height),
+                (out + 0.2, 0, 0.9 * height),
+                (radii[len(radii) // 2] - wall / 2, 0, 0.5 * height),
+            ],
+            20,
+        )
         if len(radii) % 2:  # an odd number has one at half the height, where the handle ends
             handle = tube(path, 0.04, 14)
-            shape += mirrored(handle - turned(radii, height, draw.segments), (1, 0, 0))
+            shape += mirrored(handle - (turned(radii, height, draw.segments) - shape), (1, 0, 0))
             text += " and mirrored handles"
     return Part(shape, text)
 
@@ -55,8 +65,16 @@ def cup(draw: Draw) -> Part:
     height, radius, wall = draw.uniform(0.7, 1.3), draw.uniform(0.4, 0.6), draw.uniform(0.015, 0.06)
     radii = [radius * draw.uniform(0.6, 1), radius * draw.uniform(0.9, 1.1), radius]
     shape = turned_shell(radii, height, wall, 2 * wall, draw.segments)
-    path = spline([(radii[2] * 0.98, 0, 0.85 * height), (radius + 0.35, 0, 0.75 * height), (radius + 0.3, 0, 0.35 * height), (radii[1] * 0.9, 0, 0.25 * height)], 20)
-    handle = tube(path, draw.uniform(0.035, 0.06), 16) - turned(radii, 1.2 * height, draw.segments).translate((0, 0, 0.001))
+    path = spline(
+        [
+            (radii[2] * 0.98, 0, 0.85 * height),
+            (radius + 0.35, 0, 0.75 * height),
+            (radius + 0.3, 0, 0.35 * height),
+            (radii[1] * 0.9, 0, 0.25 * height),
+        ],
+        20,
+    )
+    handle = tube(path, draw.uniform(0.035, 0.06), 16) - (turned(radii, height, draw.segments) - shape)
     text = "cup, a thin shell of a revolved profile, with a bent tube for a handle"
     if draw.chance(0.5):
         saucer = turned_shell([0.3, 0.6, 0.85], 0.12, max(0.02, draw.thin()), 0.03, draw.segments)
@@ -101,19 +119,31 @@ def teapot(draw: Draw) -> Part:
     radius, height = draw.uniform(0.5, 0.65), draw.uniform(0.6, 1)
     radii = [0.7 * radius, radius, radius * draw.uniform(0.8, 1), 0.55 * radius]
     wall = draw.uniform(0.02, 0.05)
-    solid = turned(radii, height, draw.segments)
     body = turned_shell(radii, height, wall, 0.05, draw.segments)
-    inside = solid - body
-    middle = spline([(0.6 * radius, 0, 0.25 * height), (radius + 0.25, 0, 0.45 * height), (radius + 0.4, 0, height)], 18)
+    inside = turned(radii, height, draw.segments) - body
+    middle = spline(
+        [(0.6 * radius, 0, 0.25 * height), (radius + 0.25, 0, 0.45 * height), (radius + 0.4, 0, height)], 18
+    )
     wide = np.linspace(0.17, 0.07, 18)
     spout = tube(middle, wide, 16) - inside
     bore = tube(np.concatenate([middle, [middle[-1] + (0.05, 0, 0.3)]]), np.append(0.65 * wide, 0.05), 16)
-    grip = spline([(-0.5 * radius, 0, 0.9 * height), (-radius - 0.3, 0, 0.85 * height), (-radius - 0.25, 0, 0.3 * height), (-0.8 * radius, 0, 0.2 * height)], 20)
-    handle = tube(grip, 0.045, 16) - inside - solid
+    grip = spline(
+        [
+            (-0.5 * radius, 0, 0.9 * height),
+            (-radius - 0.3, 0, 0.85 * height),
+            (-radius - 0.25, 0, 0.3 * height),
+            (-0.8 * radius, 0, 0.2 * height),
+        ],
+        20,
+    )
+    handle = tube(grip, 0.045, 16) - inside
     lid = turned([0.6 * radius, 0.5 * radius, 0.15 * radius, 0.05], 0.2, draw.segments).translate((0, 0, height - 0.02))
     button = knob(draw, 0.1)
     shape = union([body, spout]) - bore + handle + lid + button.shape.translate((0, 0, height + 0.22))
-    return Part(shape, f"teapot, a thin shell of a revolved profile with a bent spout, a handle, a lid and {a(button.text)} on it")
+    return Part(
+        shape,
+        f"teapot, a thin shell of a revolved profile with a bent spout, a handle, a lid and {a(button.text)} on it",
+    )
 
 
 def tin(draw: Draw) -> Part:
@@ -125,14 +155,11 @@ def tin(draw: Draw) -> Part:
     text = "open box, a thin shell of an extruded polygon"
     count = draw.whole(0, 3)
     if count:
-        divider = cylinder(1, wall, 4).scale((1, 1, 1)).rotate((90, 0, 0))
-        dividers = union(divider.translate((0, 0.25 * (i - (count - 1) / 2), 0)) for i in range(count))
-        shape += dividers.scale((1, 1, height)) ^ outline.extrude(0.8 * height)
+        shape += row(box((2, wall, 4)), count, (0, 0.25, 0)) ^ outline.extrude(0.8 * height)
         text += f" with {count} thin walls inside" if count > 1 else " with a thin wall inside"
     if draw.chance(0.5):
         foot = post(draw, 0.08, 0.25)
-        ends = [np.array(outline.to_polygons()[0])[i] * 0.8 for i in (0,)]
-        del ends
-        shape += union(foot.shape.translate((0.3 * x, 0.3 * y, -0.24)) for x in (-1, 1) for y in (-1, 1))
+        # Into the floor, not through it.
+        shape += grid(foot.shape, (2, 2), (0.6, 0.6)).translate((0, 0, wall / 2 - 0.25))
         text += f" on 4 feet, each {a(foot.text)}"
     return Part(shape, text)
