@@ -79,6 +79,10 @@ def surface_point(draw: Draw, shape: Manifold) -> Vector:
     return x, y, z
 
 
+def most_is_left(before: Manifold, after: Manifold) -> bool:
+    return bool(after.volume() > 0.25 * before.volume())
+
+
 def composition(draw: Draw) -> Part:
     """Primitives joined where their surfaces are, cut by others, or kept where others are."""
     part = primitive(draw, 1.2)
@@ -90,12 +94,12 @@ def composition(draw: Draw) -> Part:
         operation = draw.one_of("plus", "plus", "minus", "intersected with")
         if operation == "intersected with":
             # What is kept reaches past the middle, or little would be.
-            tool = tool.scale((1.8, 1.8, 1.8))
-            shape ^= tool.translate(np.array(place) * 0.25)
+            changed = shape ^ tool.scale((1.8, 1.8, 1.8)).translate(np.array(place) * 0.25)
         else:
             moved = tool.translate(np.array(place) * 0.9)
-            shape = shape + moved if operation == "plus" else shape - moved
-        text += f", {operation} {a(other.text)}"
+            changed = shape + moved if operation == "plus" else shape - moved
+        if most_is_left(shape, changed):
+            shape, text = changed, f"{text}, {operation} {a(other.text)}"
     return Part(shape, text)
 
 

@@ -117,7 +117,8 @@ def _varied(draw: Draw, part: Part) -> Part:
     shape, text = part.shape, part.text
     if draw.chance(0.3):
         tool = compositions.cutter(draw, shape)
-        shape, text = shape - tool.shape, f"{text}, minus {a(tool.text)}"
+        if compositions.most_is_left(shape, cut := shape - tool.shape):
+            shape, text = cut, f"{text}, minus {a(tool.text)}"
     if draw.chance(0.08):
         low, high = np.split(np.array(shape.bounding_box()), 2)
         ball = Manifold.sphere(draw.uniform(0.6, 0.75) * float((high - low).max()), 96)
