@@ -210,14 +210,10 @@ def plane(draw: Draw) -> Part:
     shapes = [body, mirrored(wing, (0, 1, 0)), mirrored(tail, (0, 1, 0)), fin]
     text = "plane of a revolved body with thin mirrored wings"
     if draw.chance(0.6):
-        engine = rounded(draw, 0.07, 0.35).rotate((0, 90, 0)).translate((0.2 - sweep / 2, span / 2, -0.03))
+        engine = rod((-0.175, 0, 0), (0.175, 0, 0), 0.07, draw.segments).translate((0.2 - sweep / 2, span / 2, -0.03))
         shapes.append(mirrored(engine, (0, 1, 0)))
         text += " and engines"
     return Part(union(shapes), text)
-
-
-def rounded(draw: Draw, radius: float, length: float) -> Manifold:
-    return rod((0, 0, -length / 2), (0, 0, length / 2), radius, draw.segments)
 
 
 def chain(draw: Draw) -> Part:
