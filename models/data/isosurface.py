@@ -28,7 +28,7 @@ class Surface:
 
     vertices: Tensor  # fp32 [V, 3] in [-1, 1]
     faces: Tensor  # int64 [F, 3], anticlockwise seen from outside
-    normals: Tensor  # fp32 [V, 3], unit: the field's gradient
+    normals: Tensor  # fp32 [V, 3], unit; of an isosurface the field's gradient
 
 
 def isosurface(field: SparseSDF) -> Surface:

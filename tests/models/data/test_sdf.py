@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from models.data.isosurface import isosurface
 from models.data.sdf import PAPER_TAU, SparseSDF, sparse_sdf, truncation
+from models.data.solids import random_solid
 
 R = 32
 STEP = 2 / R
@@ -268,6 +270,54 @@ def test_any_box_of_whole_steps(data: st.DataObject) -> None:
     extents, centre = size * STEP, (low + size / 2) * STEP - 1
     mesh = shapes.box(*extents, at=tuple(centre))
     assert_equal(field_of(mesh), shapes.box_distance(shapes.grid_points(R) - centre, *extents))
+
+
+def solid(seed: int) -> shapes.Mesh:
+    drawn = random_solid(seed)
+    return drawn.vertices, drawn.faces
+
+
+def at_common_points(coarse: SparseSDF, fine: SparseSDF) -> tuple[np.ndarray, np.ndarray]:
+    """Both fields where the finer one, of twice the resolution, has a value at a point of the coarser one."""
+    even = (fine.coords % 2 == 0).all(1)
+    points = fine.coords[even] // 2
+    dense = torch.from_numpy(shapes.values_at(coarse)).view(*[coarse.resolution] * 3)
+    return dense[points.long().unbind(1)].numpy(), fine.values[even].double().numpy()
+
+
+def wedge() -> shapes.Mesh:
+    """A prism with an edge of 28 degrees."""
+    outline = np.array([[-0.5, 0], [0.3, -0.2], [0.3, 0.2]])
+    corners = np.concatenate([np.c_[outline, np.full(3, z)] for z in (-0.3, 0.3)])
+    return corners, np.array([[0, 2, 1], [3, 4, 5], [0, 1, 4], [0, 4, 3], [1, 2, 5], [1, 5, 4], [2, 0, 3], [2, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [shapes.moved(shapes.box(1, 0.7, 0.5), shapes.rotation(1)), shapes.sphere(), shapes.torus(), solid(13), solid(26)],
+    ids=["box", "sphere", "torus", "plate with twisted bumps", "bolt"],
+)
+def test_where_nothing_is_thin_resolutions_agree(mesh: shapes.Mesh) -> None:
+    fields = [field_of(mesh, resolution) for resolution in (64, 128, 256)]
+    for pair in itertools.pairwise(fields):
+        coarse, fine = at_common_points(*pair)
+        assert len(fine) > 1000
+        # NaN, a point that only the finer grid has, would fail too: the coarser band is the wider one.
+        np.testing.assert_allclose(coarse, fine, atol=SCALE_ERROR)
+
+
+@pytest.mark.parametrize("mesh", [wedge(), shapes.box(1, 1, 0.02)], ids=["acute edge", "thin plate"])
+def test_thin_parts_and_acute_edges_grow_by_a_step_of_the_coarser_grid_at_most(mesh: shapes.Mesh) -> None:
+    moved = shapes.moved(mesh, shapes.rotation(0), (0.01, 0.02, 0.03))
+    fields = [field_of(moved, resolution) for resolution in (64, 128, 256)]
+    for pair in itertools.pairwise(fields):
+        coarse, fine = at_common_points(*pair)
+        step = 2 / pair[0].resolution
+        # Each lies above the truth by nothing, and below it by one of its own steps.
+        outside = fine >= 0
+        assert (fine - coarse).max() <= step + SCALE_ERROR
+        assert (coarse - fine)[outside].max() <= step / 2 + SCALE_ERROR
+        assert (coarse < fine - 0.1 * step)[outside].any()
 
 
 TRIANGLE = np.array([[-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.0, 0.5, 0.1]])
