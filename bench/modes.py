@@ -31,7 +31,7 @@ def measure_modes(
     """Summaries of the modes of a call.
 
     Args:
-        build: makes the call anew, so that what it saves is computed on the stream of the capture.
+        build: makes the call anew, leaves included, so that all it saves belongs to the stream of the capture.
         call: the call as it was timed.
         touch: changes the operands a little, in place.
     """
