@@ -61,6 +61,12 @@ class BoxTree:
         return _morton(queries, self.origin, self.extent)
 
 
+def curve_order(points: Tensor) -> Tensor:
+    """Indices int64 [N] that sort points fp64 [N, 3], N > 0, along a Morton curve: neighbours come together."""
+    origin = points.amin(0)
+    return _morton(points, origin, float((points.amax(0) - origin).max()) or 1.0).argsort()
+
+
 def _boxes(ends: Tensor, leaves: int, leaf: int, reduce: str) -> Tensor:
     """Lower or upper ends of all nodes' boxes, [2 L, 3], from those of the sorted items [N, 3]."""
     padded = ends.new_full((leaves * leaf, 3), math.inf if reduce == "amin" else -math.inf)

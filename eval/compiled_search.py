@@ -1,4 +1,4 @@
-"""Searches in trees of triangles' boxes, compiled for the CPU. They hold no lock, so that threads can share the work."""
+"""Searches in trees of triangles' boxes, compiled for the CPU, without the lock, so that threads share the work."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _meets_box(origin, direction, low, high, node, start):
 
 @numba.njit(error_model="numpy")
 def _meets_triangle(o, d, t, start):
-    """+1 or -1 where the ray leaves through the front or the back, 0 where it misses; by Moeller and Trumbore (1997)."""
+    """+1 or -1 where the ray leaves through front or back, 0 where it misses; as Moeller and Trumbore (1997)."""
     ux, uy, uz = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
     vx, vy, vz = t[2, 0] - t[0, 0], t[2, 1] - t[0, 1], t[2, 2] - t[0, 2]
     px, py, pz = d[1] * vz - d[2] * vy, d[2] * vx - d[0] * vz, d[0] * vy - d[1] * vx

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval.box_tree import BoxTree
+from eval.box_tree import BoxTree, curve_order
 from eval.surface import Surface, checked_points
 
 # Queries of a thread's share: small, so that threads end together.
@@ -46,8 +46,9 @@ def nearest_point(queries: Tensor, points: Tensor) -> Nearest:
         return Nearest(*search(BoxTree.of_points(points), queries))
     from scipy.spatial import cKDTree
 
-    distance, index = cKDTree(points.numpy(), balanced_tree=False).query(queries.numpy(), workers=-1)
-    return Nearest(torch.from_numpy(distance), torch.from_numpy(index))
+    order = curve_order(queries)  # neighbours visit the same nodes, while these are in the cache
+    found = cKDTree(points.numpy(), balanced_tree=False).query(queries[order].numpy(), workers=-1)
+    return _in_place(order, *(torch.from_numpy(values) for values in found))
 
 
 def nearest_on_surface(queries: Tensor, surface: Surface) -> Nearest:
@@ -68,20 +69,23 @@ def nearest_on_surface(queries: Tensor, surface: Surface) -> Nearest:
         return Nearest(*search(tree, queries))
     from eval.compiled_search import nearest_triangle  # numba is not needed on a GPU, and slow to import
 
-    order = tree.along_curve(queries).argsort()  # neighbours visit the same boxes, while these are in the cache
+    order = curve_order(queries)
     along = queries[order].numpy()
     distance, position = torch.empty(len(queries), dtype=torch.float64), torch.empty(len(queries), dtype=torch.int64)
     triangles, low, high = tree.items.numpy(), tree.low.numpy(), tree.high.numpy()
 
     def share(part: slice) -> None:
-        nearest_triangle(
-            along[part], triangles, low, high, tree.leaf, distance.numpy()[part], position.numpy()[part]
-        )
+        nearest_triangle(along[part], triangles, low, high, tree.leaf, distance.numpy()[part], position.numpy()[part])
 
     in_threads(share, len(queries))
-    unsorted = torch.empty_like(order)
-    unsorted[order] = torch.arange(len(order))
-    return Nearest(distance[unsorted], tree.order[position[unsorted]])
+    return _in_place(order, distance, tree.order[position])
+
+
+def _in_place(order: Tensor, distance: Tensor, index: Tensor) -> Nearest:
+    """What was found for queries in another order."""
+    found = Nearest(torch.empty_like(distance), torch.empty_like(index))
+    found.distance[order], found.index[order] = distance, index
+    return found
 
 
 def in_threads(work: Callable[[slice], None], count: int) -> None:

@@ -52,7 +52,10 @@ def normal_consistency(pred: Tensor, matched_ref: Tensor, ref: Tensor, matched_p
         ValueError: no normals, different shapes, or vectors that are not finite or longer than one.
     """
     cosines = []
-    for side, other, names in ((pred, matched_ref, ("pred", "matched_ref")), (ref, matched_pred, ("ref", "matched_pred"))):
+    for side, other, names in (
+        (pred, matched_ref, ("pred", "matched_ref")),
+        (ref, matched_pred, ("ref", "matched_pred")),
+    ):
         for name, normals in zip(names, (side, other), strict=True):
             if normals.ndim != 2 or normals.shape[1] != 3 or not len(normals):
                 raise ValueError(f"{name} must be [N, 3] with at least one normal, got {list(normals.shape)}")

@@ -87,7 +87,7 @@ def sample_sharp_edges(surface: Surface, count: int, seed: int, *, degrees: floa
 
 
 def paired_edges(surface: Surface) -> tuple[Tensor, Tensor]:
-    """Edges of exactly two triangles: ends fp64 [E, 2, 3] and triangles int64 [E, 2]; of the same places, not numbers."""
+    """Ends fp64 [E, 2, 3] and triangles int64 [E, 2] of the edges with exactly two; vertices at one place are one."""
     vertices, merged = surface.vertices.unique(dim=0, return_inverse=True)
     faces = merged[surface.faces]
     ends = torch.cat([faces[:, [i, j]] for i, j in ((0, 1), (1, 2), (2, 0))]).sort(1).values

@@ -21,7 +21,7 @@ class Surface:
         name: what messages call the mesh.
 
     Raises:
-        ValueError: no triangles, faces of missing vertices, coordinates that are not finite, or tensors of other shapes.
+        ValueError: no triangles, faces of missing vertices, coordinates that are not finite, or other tensors.
     """
 
     vertices: Tensor
@@ -92,6 +92,11 @@ class Surface:
     def tree(self) -> BoxTree:
         """Of the triangles, for searches."""
         return BoxTree.of_triangles(self.corners)
+
+    @cached_property
+    def tree_on_cpu(self) -> BoxTree:
+        """The same on the CPU, for rays."""
+        return self.tree if self.vertices.device.type == "cpu" else BoxTree.of_triangles(self.corners.cpu())
 
 
 def checked_points(name: str, points: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ def _nearest_kernel(
             node = node * 2
         else:
             if wanted & (node - leaves != start):
-                best, index = _visit_leaf(
-                    x, y, z, best, index, items, (node - leaves) * LEAF, num_items, LEAF, CORNERS
-                )
+                best, index = _visit_leaf(x, y, z, best, index, items, (node - leaves) * LEAF, num_items, LEAF, CORNERS)
             # On to the sibling of this node, or of its nearest ancestor that is a left child; past the root, 1.
             node = node + 1
             node = node // (node & -node)
