@@ -57,8 +57,12 @@ class BoxTree:
         return cls(items[order].contiguous(), order, codes, lows, highs, leaf, origin, extent)
 
     def along_curve(self, queries: Tensor) -> Tensor:
-        """Place on the curve, int64 [Q], of queries fp64 [Q, 3]; beyond the cube: of the nearest place in it."""
-        return _morton(queries, self.origin, self.extent)
+        """Place among `codes`, int64 [Q], of queries fp64 [Q, 3]: as if they were items of the middle item's size.
+
+        Queries beyond the curve's cube are taken to the nearest place in it.
+        """
+        size = self.codes[len(self.codes) // 2] >> 3 * _BITS << 3 * _BITS
+        return _morton(queries, self.origin, self.extent) | size
 
 
 def curve_order(points: Tensor) -> Tensor:

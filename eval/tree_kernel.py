@@ -128,7 +128,7 @@ def search(tree: BoxTree, queries: Tensor) -> tuple[Tensor, Tensor]:
     packets = triton.cdiv(len(queries), _PACKET)
     middle = (torch.arange(packets, device=queries.device) * _PACKET + _PACKET // 2).clamp_(max=len(queries) - 1)
     starts = torch.searchsorted(tree.codes, codes[middle]).clamp_(max=len(tree.codes) - 1)
-    squared, found = torch.empty_like(along[:, 0]), torch.empty_like(order)
+    squared, found = along.new_empty(len(along)), torch.empty_like(order)
     _nearest_kernel[(packets,)](
         along,
         tree.items,

@@ -32,6 +32,16 @@ def test_the_root_is_no_larger_than_its_items() -> None:
     torch.testing.assert_close(torch.stack([tree.low[1], tree.high[1]]), torch.stack(soup.bounds))
 
 
+def test_a_query_is_placed_beside_items_at_the_same_place() -> None:
+    """Also where nearly all items are small, whose codes come after those of large ones."""
+    centres = torch.rand(500, 3, dtype=torch.float64)
+    corners = centres[:, None] + 1e-3 * torch.randn(500, 3, 3, dtype=torch.float64)
+    corners[0] = torch.eye(3)
+    tree = BoxTree.of_triangles(corners)
+    found = torch.searchsorted(tree.codes, tree.along_curve(corners[1:].mean(1))).clamp(max=499)
+    assert float((tree.items.mean(1)[found] - corners[1:].mean(1)).norm(dim=1).median()) < 0.1
+
+
 def test_nodes_without_items_are_empty() -> None:
     tree = BoxTree.of_points(torch.rand(5, 3, dtype=torch.float64), leaf=1)
     assert tree.low[-1].tolist() == [torch.inf] * 3

@@ -56,7 +56,7 @@ def test_open3d_agrees_on_points() -> None:
     open3d = pytest.importorskip("open3d", reason="needs the extra peers")
     geometry = open3d.t.geometry
     a, b = clouds()
-    pair = [geometry.PointCloud(open3d.core.Tensor(x.numpy())) for x in (a, b)]
+    pair = [geometry.PointCloud(open3d.core.Tensor(x.float().numpy())) for x in (a, b)]
     metrics = [geometry.Metric.ChamferDistance, geometry.Metric.HausdorffDistance, geometry.Metric.FScore]
     expected = pair[0].compute_metrics(pair[1], metrics, geometry.MetricParameters(fscore_radius=RADII)).numpy()
     distances = both_ways(a, b)

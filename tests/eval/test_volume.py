@@ -8,7 +8,7 @@ import torch
 
 from eval.rays import inside
 from eval.surface import Surface
-from eval.volume import near_surface_iou, occupancy_iou, volume_iou
+from eval.volume import near_surface_iou, occupancy_iou, solid_iou, volume_iou
 
 
 def test_six_of_eight_voxels() -> None:
@@ -73,6 +73,27 @@ def test_an_open_mesh_is_in_doubt() -> None:
     assert found.ref_ambiguous == 0
 
 
+def test_solids_of_closed_meshes_have_the_same_iou() -> None:
+    assert solid_iou(surfaces.sphere(0.9), surfaces.sphere(1.0), 64) == pytest.approx(0.729, abs=0.02)
+    one, beside = surfaces.box(1, 1, 1), surfaces.box(1, 1, 1, at=(0.5, 0, 0))
+    assert solid_iou(one, beside, 48) == pytest.approx(1 / 3, abs=0.03)
+    assert solid_iou(one, surfaces.box(1, 1, 1, at=(3, 0, 0)), 48) == 0
+    assert solid_iou(one, one, 32) == 1
+
+
+def test_a_solid_has_no_orientation_nor_walls_inside_nor_overlaps() -> None:
+    hull = surfaces.box(1, 1, 1)
+    assert solid_iou(surfaces.flipped(hull), hull, 32) == 1
+    assert solid_iou(surfaces.joined(hull, surfaces.flipped(surfaces.sphere(0.3, 2))), hull, 32) == 1
+    overlapping = surfaces.joined(surfaces.box(1, 1, 1), surfaces.box(1, 1, 1, at=(0.5, 0, 0)))
+    assert solid_iou(overlapping, surfaces.box(1.5, 1, 1, at=(0.25, 0, 0)), 32) == 1
+
+
+def test_an_opening_empties_a_solid() -> None:
+    hull = surfaces.box(1, 1, 1)
+    assert solid_iou(Surface(hull.vertices, hull.faces[2:]), hull, 32) < 0.3
+
+
 def test_flat_meshes_have_no_volume() -> None:
     with pytest.raises(ValueError, match=r"^pred and ref must enclose a volume"):
         volume_iou(surfaces.triangle(), surfaces.triangle())
@@ -84,6 +105,8 @@ def test_arguments_are_checked() -> None:
         volume_iou(ball, ball, 0)
     with pytest.raises(ValueError, match=r"^spread must be positive"):
         near_surface_iou(ball, ball, 0.0)
+    with pytest.raises(ValueError, match=r"^resolution must be from 16 to 2048, got 8$"):
+        solid_iou(ball, ball, 8)
     with pytest.raises(ValueError, match=r"^pred must be bool"):
         occupancy_iou(torch.ones(1), torch.ones(1, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"^pred and ref must be of one shape"):
