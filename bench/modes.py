@@ -79,9 +79,7 @@ def _graph_times(
         for _ in range(_CAPTURE_WARM_UPS):
             captured()
     clocks.synchronize_device(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        result = captured()
+    graph, result = _capture(captured, stream, device)
     try:
         spin_ms = timing.cuda_warm_up(graph.replay, device, touch)
         summary = _repeat(timing.CudaSampler(graph.replay, device, touch, spin_ms).sample)
@@ -90,6 +88,23 @@ def _graph_times(
     finally:
         clocks.synchronize_device(device)
         graph.reset()
+
+
+def _capture(
+    call: TensorCall, stream: torch.cuda.Stream, device: torch.device
+) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
+    """A graph of the call and where it leaves its result; a failed capture leaves the device as it was."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    # A capture that fails never tells the generator that it has ended, which would refuse all random numbers after it.
+    state = generator.clone_state()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            return graph, call()
+    except Exception:
+        generator.graphsafe_set_state(state)
+        raise
 
 
 def _require_replayed(graph: torch.cuda.CUDAGraph, result: dict[str, Tensor], call: TensorCall) -> None:

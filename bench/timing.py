@@ -248,9 +248,8 @@ class CudaSampler:
             clocks.synchronize_event(self._end)
             milliseconds: float = clocks.elapsed_time(self._start, self._end)
             if inspect is not None:
-                for _ in range(
-                    2
-                ):  # first use loads the kernels of `inspect`, for which the driver may wait for streams
+                # The first use loads the kernels of `inspect`, for which the driver may wait for streams.
+                for _ in range(2):
                     self._launch(0.0, inspect)
                     clocks.synchronize_device(self._device)
         return milliseconds

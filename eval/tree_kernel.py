@@ -14,42 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from eval.box_tree import BoxTree
+from models.data.triton_distance import squared_distance
 
 # Queries of a program: two a lane of its one warp, so that loads of boxes and items serve twice.
 _PACKET = 64
-
-
-@triton.jit
-def _segment(px, py, pz, dx, dy, dz, along):
-    """Squared distance [BLOCK] to a segment, from offsets to its start and their dot products with its direction."""
-    length = dx * dx + dy * dy + dz * dz
-    t = tl.where(length > 0, along / tl.where(length > 0, length, 1.0), 0.0)
-    t = tl.minimum(tl.maximum(t, 0.0), 1.0)
-    ex, ey, ez = px - t * dx, py - t * dy, pz - t * dz
-    return ex * ex + ey * ey + ez * ez
-
-
-@triton.jit
-def _to_triangle(x, y, z, item):
-    """Squared distance [BLOCK] to the triangle at `item`, as `models.data.distance.tensor_distance`."""
-    x0, y0, z0 = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    ux, uy, uz = tl.load(item + 3) - x0, tl.load(item + 4) - y0, tl.load(item + 5) - z0
-    vx, vy, vz = tl.load(item + 6) - x0, tl.load(item + 7) - y0, tl.load(item + 8) - z0
-    ax, ay, az = x - x0, y - y0, z - z0
-    bx, by, bz = ax - ux, ay - uy, az - uz
-    cx, cy, cz = ax - vx, ay - vy, az - vz
-    d1, d2 = ux * ax + uy * ay + uz * az, vx * ax + vy * ay + vz * az
-    d3, d4 = ux * bx + uy * by + uz * bz, vx * bx + vy * by + vz * bz
-    d5, d6 = ux * cx + uy * cy + uz * cz, vx * cx + vy * cy + vz * cz
-    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
-    least = tl.minimum(_segment(ax, ay, az, ux, uy, uz, d1), _segment(ax, ay, az, vx, vy, vz, d2))
-    least = tl.minimum(least, _segment(bx, by, bz, vx - ux, vy - uy, vz - uz, d4 - d3))
-    on_face = (va > 0) & (vb > 0) & (vc > 0)
-    area = tl.where(on_face, va + vb + vc, 1.0)
-    v, w = vb / area, vc / area
-    ex, ey, ez = ax - v * ux - w * vx, ay - v * uy - w * vy, az - v * uz - w * vz
-    # The signs of a sliver are rounding, and the place they lead to is some place of the triangle, if not the nearest.
-    return tl.where(on_face, tl.minimum(ex * ex + ey * ey + ez * ez, least), least)
 
 
 @triton.jit
@@ -59,7 +27,7 @@ def _visit_leaf(x, y, z, best, index, items, first, num_items, LEAF: tl.constexp
     for position in range(first, last):
         item = items + position * (3 * CORNERS)
         if CORNERS == 3:
-            d = _to_triangle(x, y, z, item)
+            d = squared_distance(x, y, z, item)
         else:
             dx, dy, dz = x - tl.load(item), y - tl.load(item + 1), z - tl.load(item + 2)
             d = dx * dx + dy * dy + dz * dz
@@ -129,22 +97,23 @@ def search(tree: BoxTree, queries: Tensor) -> tuple[Tensor, Tensor]:
     middle = (torch.arange(packets, device=queries.device) * _PACKET + _PACKET // 2).clamp_(max=len(queries) - 1)
     starts = torch.searchsorted(tree.codes, codes[middle]).clamp_(max=len(tree.codes) - 1)
     squared, found = along.new_empty(len(along)), torch.empty_like(order)
-    _nearest_kernel[(packets,)](
-        along,
-        tree.items,
-        tree.low,
-        tree.high,
-        starts,
-        squared,
-        found,
-        len(queries),
-        len(tree.items),
-        len(tree.low) // 2,
-        CORNERS=tree.items.shape[1],
-        LEAF=tree.leaf,
-        BLOCK=_PACKET,
-        num_warps=1,
-    )
+    with torch.cuda.device_of(queries):
+        _nearest_kernel[(packets,)](
+            along,
+            tree.items,
+            tree.low,
+            tree.high,
+            starts,
+            squared,
+            found,
+            len(queries),
+            len(tree.items),
+            len(tree.low) // 2,
+            CORNERS=tree.items.shape[1],
+            LEAF=tree.leaf,
+            BLOCK=_PACKET,
+            num_warps=1,
+        )
     distance, index = torch.empty_like(squared), torch.empty_like(found)
     distance[order], index[order] = squared.sqrt_(), tree.order[found]
     return distance, index

@@ -1,4 +1,4 @@
-"""Distance from points to triangles, compiled for the CPU: `models.data.distance.tensor_distance` in one loop."""
+"""Distance from points to triangles, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _SLIVER = 1e-3
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def fill(points, corners, triangle, distance):
-    """Writes distances [P] of points [3, P] to triangles [P] of corners [F, 3, 3]."""
+def fill(points, corners, point, triangle, distance):
+    """Writes distances [P] between pairs of points [3, Q] and triangles of corners [F, 3, 3]."""
     for i in range(len(triangle)):
-        distance[i] = math.sqrt(squared_distance(points[0, i], points[1, i], points[2, i], corners[triangle[i]]))
+        p = point[i]
+        distance[i] = math.sqrt(squared_distance(points[0, p], points[1, p], points[2, p], corners[triangle[i]]))
 
 
 @numba.njit(inline="always", error_model="numpy")

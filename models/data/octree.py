@@ -129,7 +129,8 @@ def _roots(corners: Tensor, grid: Grid, reach: float, chunk: int) -> tuple[Tenso
         ey, ez = extent[1, member], extent[2, member]
         cell = low[:, member] + torch.stack([rank // (ey * ez), rank // ez % ey, rank % ez])
         # A box of a large slanted triangle is mostly empty.
-        close = _near(cell, member, corners, grid.root_level, reach)[0]
+        each = torch.arange(len(member), device=member.device)
+        close = _near(cell, each, member, corners, grid.root_level, reach)[0]
         pairs.append((member[close], grid.key(cell[:, close], grid.root_level)))
     triangle = torch.cat([member for member, _ in pairs])
     key, order = torch.cat([keys for _, keys in pairs]).sort(stable=True)
@@ -167,10 +168,16 @@ def _middle(key: Tensor) -> int:
     return cut or int(torch.searchsorted(key, half, right=True)) % len(key)
 
 
-def _near(cell: Tensor, triangle: Tensor, corners: Tensor, level: int, reach: float) -> tuple[Tensor, Tensor]:
-    """Whether any grid point of a cell may be within reach of the triangle, and the distance of the cell's centre."""
-    centre = cell * 2.0**level + (2**level - 1) / 2
-    distance = triangle_distance(centre.to(corners.dtype), corners, triangle)
+def _near(
+    cells: Tensor, cell: Tensor, triangle: Tensor, corners: Tensor, level: int, reach: float
+) -> tuple[Tensor, Tensor]:
+    """Whether any grid point of a pair's cell may be within reach of the triangle; the distance of the cell's centre.
+
+    Args:
+        cells: int64 [3, C]. cell, triangle: int64 [P], the pairs.
+    """
+    centres = cells.to(corners.dtype) * 2.0**level + (2**level - 1) / 2
+    distance = triangle_distance(centres, corners, cell, triangle)
     return distance <= reach + _radius(level) + SLACK, distance
 
 
@@ -199,7 +206,7 @@ def _split(
     triangle = triangle.repeat(8)
     cell = children.reshape(3, -1)
     # A point counts from the grid alone; a coarser cell may reach beyond it.
-    close, distance = _near(cell[:, ids], triangle, corners, level - 1, reach)
+    close, distance = _near(cell, ids, triangle, corners, level - 1, reach)
     if nearest:
         radius = _radius(level - 1)
         bound = distance.new_full((cell.shape[1],), math.inf).scatter_reduce_(0, ids, distance, "amin")

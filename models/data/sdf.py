@@ -131,8 +131,7 @@ def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor
         # Single precision left the nearest triangle among these.
         close = part.distance <= least[member] + 2 * SLACK
         member, triangle = member[close], part.triangle[close]
-        points = grid.coords(keys, 0).double()[:, member]
-        distance = triangle_distance(points, corners, triangle)
+        distance = triangle_distance(grid.coords(keys, 0).double(), corners, member, triangle)
         found.append((keys, distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, distance, "amin")))
     if not found:
         return torch.empty(0, dtype=torch.int64, device=corners.device), corners.new_empty(0)
@@ -230,7 +229,8 @@ def _any(flag: Tensor, member: Tensor, groups: int) -> Tensor:
 
 def _halves(corners: Tensor) -> Tensor:
     """The triangles cut at the middle of their longest sides."""
-    which = (corners.roll(-1, 1) - corners).norm(dim=2).argmax(1)  # the side from corner `which` to the next
+    # The side from corner `which` to the next; of equally long ones the first, whatever the device's rounding.
+    which = ((corners.roll(-1, 1) - corners).norm(dim=2) / _LEAST).round().argmax(1)
     turn = (which[:, None] + torch.arange(3, device=corners.device)) % 3
     a, b, c = corners.gather(1, turn[:, :, None].expand(-1, -1, 3)).unbind(1)
     middle = (a + b) / 2

@@ -15,6 +15,8 @@ NOTHING = -1
 # Of the length of a line of sight: it starts on its own triangle.
 _START = 1e-4
 _EDGE = 1e-9
+# Smaller differences of lengths, in grid steps, are rounding.
+_TIE = 1e-6
 # Pieces that are looked at together.
 _CHUNK = {"cuda": 2**16, "cpu": 2**11}
 
@@ -55,12 +57,13 @@ class Sight:
         """`seen` with what is seen in the block of `ring` steps around."""
         device, pieces = centre.device, len(centre)
         shifts = torch.tensor(list(itertools.product(range(-ring, ring + 1), repeat=3)), device=device)
-        points = centre.round().long()[:, None] + shifts  # [P, S, 3]
+        points = (centre - _TIE).round().long()[:, None] + shifts  # [P, S, 3]
         keys = self.grid.key(points.flatten(0, 1).T, 0)
         side = self.sides.at(keys).view(pieces, len(shifts))
         ray = points - centre[:, None]
         above = (ray * normal[:, None]).sum(2)
-        order = ray.norm(dim=2).argsort(1)
+        # Of equally far points the first: rounding, which differs between devices, must not choose.
+        order = (ray.square().sum(2) / _TIE).round().argsort(dim=1, stable=True)
         looked_for = side == INSIDE if inside_only else side != ON_SURFACE
         candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
         first, blocker = self._blockers(keys.view(pieces, len(shifts)))

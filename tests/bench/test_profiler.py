@@ -230,7 +230,7 @@ def test_ncu_measures_the_kernels_of_one_call_or_says_why_not(on_a_gpu: Profile)
 
 @pytest.mark.gpu
 def test_a_bare_run_ends_well() -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(AGAIN, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert torch.cuda.is_available()

@@ -13,7 +13,7 @@ from torch import Tensor
 from eval.box_tree import BoxTree
 from eval.nearest import Nearest, nearest_on_surface, nearest_point
 from eval.surface import Surface
-from models.data.distance import tensor_distance
+from models.data.distance import triangle_distance
 
 Search = Callable[[Tensor, Tensor], Nearest]
 
@@ -57,8 +57,9 @@ def test_nearest_points_are_those_of_all_pairs(case: str, search: Search) -> Non
 
 
 def all_pairs(queries: Tensor, surface: Surface) -> Tensor:
-    corners = surface.corners.permute(1, 2, 0)
-    return torch.stack([tensor_distance(q[:, None].expand(3, len(surface.faces)), corners) for q in queries])
+    query, triangle = torch.cartesian_prod(torch.arange(len(queries)), torch.arange(len(surface.faces))).unbind(1)
+    distance = triangle_distance(queries.T.contiguous(), surface.corners, query.contiguous(), triangle.contiguous())
+    return distance.view(len(queries), -1)
 
 
 @pytest.mark.parametrize("search", [nearest_on_surface, kernel_surface])
