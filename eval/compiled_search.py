@@ -7,6 +7,7 @@ import math
 import numba
 import numpy as np
 
+# Numba's cache does not see changes there: delete __pycache__ after one.
 from models.data.compiled_distance import squared_distance
 
 # Deeper than any tree.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,5 @@ def hausdorff(pred_to_ref: Tensor, ref_to_pred: Tensor, quantiles: Sequence[floa
 
 
 def _quantile(ordered: Tensor, share: float) -> float:
-    # torch.quantile refuses more than 16 million values.
-    rank = max(0, min(len(ordered) - 1, -int(-share * len(ordered) // 1) - 1))
-    return float(ordered[rank])
+    # torch.quantile refuses more than 16 million values. 0.07 of 100 is 7, not what 0.07 * 100 rounds to.
+    return float(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])

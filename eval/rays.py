@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eval.nearest import in_threads
-from eval.sampling import Samples, sample_surface
+from eval.sampling import Samples, draw_samples, sample_surface
 from eval.surface import Surface, checked_points
 
 # Of a point's rays: three can be outvoted by none.
@@ -20,8 +20,8 @@ _VOTES = 3
 DIRECTIONS = 128
 # Of the diagonal of the bounding box: a ray leaves its own triangle, and any twin of it, before it meets others.
 _START = 1e-7
-# Below such a share of samples in sight, drawing until there are enough would take too long.
-_LEAST_SHARE = 1e-3
+# Below such a share of samples in sight, drawing until there are enough would take too long; and how many tell.
+_LEAST_SHARE, _TELLING = 1e-3, 10_000
 
 
 def sphere_directions(count: int) -> Tensor:
@@ -111,16 +111,19 @@ def sample_outer_surface(surface: Surface, count: int, seed: int) -> Samples:
     Raises:
         ValueError: fewer than one point, or a surface of which hardly anything is seen.
     """
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}")
+    generator = torch.Generator().manual_seed(seed)
     parts: list[Samples] = []
     drawn = found = 0
     while found < count:
-        # As many as the share seen so far suggests, and a few more.
-        share = found / drawn if found else 1.0
-        candidates = sample_surface(surface, math.ceil((count - found) / share * 1.05) + 64, seed + len(parts))
+        # As many as the share seen so far suggests, and some more.
+        wanted = (count - found) * (drawn + 1) / (found + 1)
+        candidates = draw_samples(surface, min(math.ceil(1.05 * wanted), 4 * count) + 256, generator)
         part = candidates.select(seen_from_outside(candidates, surface))
         parts.append(part)
         drawn, found = drawn + len(candidates.face), found + len(part.face)
-        if found < _LEAST_SHARE * drawn:
+        if drawn > _TELLING and found < _LEAST_SHARE * drawn:
             raise ValueError(f"{surface.name} is hardly seen from outside: {found} of {drawn} samples")
     joined = Samples(*(torch.cat([getattr(p, field) for p in parts]) for field in ("points", "face", "normals")))
     return joined.select(torch.arange(count, device=joined.face.device))

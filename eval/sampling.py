@@ -31,16 +31,25 @@ class Samples:
 def sample_surface(surface: Surface, count: int, seed: int) -> Samples:
     """Independent points, uniform by area; walls inside a mesh get their share.
 
-    A triangle is drawn by its area, and a place in it by the square-root rule (Osada, Funkhouser, Chazelle, Dobkin,
-    "Shape Distributions", 2002, section 4.1.1).
+    Args:
+        seed: two samples of one surface need two seeds, else they are the same points.
 
     Raises:
         ValueError: fewer than one point, or a surface without an area.
     """
+    return draw_samples(surface, count, torch.Generator().manual_seed(seed))
+
+
+def draw_samples(surface: Surface, count: int, generator: torch.Generator) -> Samples:
+    """`sample_surface` by a generator on the CPU.
+
+    A triangle is drawn by its area, and a place in it by the square-root rule (Osada, Funkhouser, Chazelle, Dobkin,
+    "Shape Distributions", 2002, section 4.1.1).
+    """
     _require_positive("count", count)
     if not surface.area > 0:
         raise ValueError(f"{surface.name} must have a surface area, all its triangles are lines or points")
-    drawn = _uniform(count, 3, seed, surface)
+    drawn = _uniform(count, generator, surface)
     ends = surface.areas.cumsum(0)
     # Beyond the last step of the sum there are only triangles without an area.
     last = int(torch.searchsorted(ends, ends[-1:]))
@@ -75,7 +84,7 @@ def sample_sharp_edges(surface: Surface, count: int, seed: int, *, degrees: floa
     sharp = (angle > math.radians(degrees)) & ~flat
     ends, faces = ends[sharp], faces[sharp]
     lengths = (ends[:, 1] - ends[:, 0]).norm(dim=1)
-    drawn = _uniform(count, 3, seed, surface)
+    drawn = _uniform(count, torch.Generator().manual_seed(seed), surface)
     if not len(ends):
         none = faces.new_empty(0)
         return Samples(ends.new_empty(0, 3), none, ends.new_empty(0, 3))
@@ -100,10 +109,9 @@ def paired_edges(surface: Surface) -> tuple[Tensor, Tensor]:
     return vertices[edges[paired]], torch.stack([owner[order[start]], owner[order[start + 1]]], 1)
 
 
-def _uniform(count: int, each: int, seed: int, surface: Surface) -> Tensor:
-    """fp64 [count, each] in [0, 1), drawn on the CPU so that every device gets the same."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, each, generator=generator, dtype=torch.float64).to(surface.vertices.device)
+def _uniform(count: int, generator: torch.Generator, surface: Surface) -> Tensor:
+    """fp64 [count, 3] in [0, 1), drawn on the CPU so that every device gets the same."""
+    return torch.rand(count, 3, generator=generator, dtype=torch.float64).to(surface.vertices.device)
 
 
 def _require_positive(name: str, count: int) -> None:

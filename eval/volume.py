@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eval.rays import inside
-from eval.sampling import sample_surface
+from eval.sampling import draw_samples
 from eval.surface import Surface
 from models.data.flood import OUTSIDE, Sides, flood
 from models.data.octree import Grid, descend
@@ -85,8 +85,9 @@ def near_surface_iou(pred: Surface, ref: Surface, spread: float, count: int = 10
     if not spread > 0:
         raise ValueError(f"spread must be positive, got {spread}")
     _require_one_device(pred, ref)
-    points = sample_surface(ref, count, seed).points
-    noise = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    points = draw_samples(ref, count, generator).points
+    noise = torch.randn(count, 3, generator=generator, dtype=torch.float64)
     return _iou_at(points + spread * noise.to(points.device), pred, ref)
 
 

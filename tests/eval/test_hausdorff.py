@@ -29,7 +29,7 @@ def test_one_point_moves_the_maximum_but_not_the_quantiles() -> None:
     assert found.quantiles == {0.5: 0.5, 0.9: 0.5, 0.95: 0.5, 0.99: 0.5}
 
 
-@pytest.mark.parametrize(("share", "value"), [(0.01, 1), (0.5, 50), (0.501, 51), (0.95, 95), (1.0, 100)])
+@pytest.mark.parametrize(("share", "value"), [(0.01, 1), (0.07, 7), (0.5, 50), (0.501, 51), (0.95, 95), (1.0, 100)])
 def test_a_quantile_is_the_least_distance_that_so_many_do_not_exceed(share: float, value: float) -> None:
     distances = torch.arange(1.0, 101)[torch.randperm(100)]
     assert hausdorff(distances, torch.zeros(1), [share]).quantiles[share] == value

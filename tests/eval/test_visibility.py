@@ -48,6 +48,24 @@ def test_samples_of_the_outside_are_as_many_as_asked_for_and_on_it() -> None:
     assert int(octant.max()) < 1.3 * int(octant.min())
 
 
+@pytest.mark.parametrize("count", [1, 7, 500])
+def test_little_that_is_seen_is_found_all_the_same(count: int) -> None:
+    """A tenth of the area, around balls that are hidden."""
+    hidden = [surfaces.sphere(0.4 + 0.001 * i, 2) for i in range(25)]
+    surface = surfaces.joined(surfaces.box(1, 1, 1), *hidden)
+    samples = sample_outer_surface(surface, count, seed=0)
+    assert len(samples.points) == count
+    assert bool((samples.face < 12).all())
+
+
+def test_what_is_never_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.rays.seen_from_outside", lambda samples, surface: torch.zeros(len(samples.face)).bool())
+    with pytest.raises(ValueError, match=r"^triangle is hardly seen from outside: 0 of \d+ samples$"):
+        sample_outer_surface(surfaces.triangle(), 5, seed=0)
+    with pytest.raises(ValueError, match=r"^count must be positive, got 0$"):
+        sample_outer_surface(surfaces.triangle(), 0, seed=0)
+
+
 def test_directions_are_unit_vectors_spread_evenly() -> None:
     directions = sphere_directions(128)
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(128, dtype=torch.float64))
