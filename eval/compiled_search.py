@@ -77,10 +77,11 @@ def _to_box(x, y, z, low, high, node):
 def _crossings(origin, direction, triangles, low, high, leaf, own, start, any_hit):
     """Crossings of a ray beyond `start`, +1 from a triangle's back to its front; with `any_hit`: 1 at the first."""
     leaves = len(low) // 2
+    inverse = (1 / direction[0], 1 / direction[1], 1 / direction[2])
     total = 0
     node = 1
     while node:
-        if not _meets_box(origin, direction, low, high, node, start):
+        if not _meets_box(origin, inverse, low, high, node, start):
             node = _next(node)
         elif node < leaves:
             node *= 2
@@ -105,13 +106,14 @@ def _next(node):
 
 
 @numba.njit(error_model="numpy")
-def _meets_box(origin, direction, low, high, node, start):
+def _meets_box(origin, inverse, low, high, node, start):
+    """Whether a ray meets a box beyond `start`; `inverse` is one over its direction, whose parts are not zero."""
     if not low[node, 0] <= high[node, 0]:  # nothing in it
         return False
     enter, leave = start, math.inf
     for axis in range(3):
-        a = (low[node, axis] - origin[axis]) / direction[axis]
-        b = (high[node, axis] - origin[axis]) / direction[axis]
+        a = (low[node, axis] - origin[axis]) * inverse[axis]
+        b = (high[node, axis] - origin[axis]) * inverse[axis]
         enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
     return enter <= leave * (1 + 1e-12)
 

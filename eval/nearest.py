@@ -18,7 +18,7 @@ from eval.box_tree import BoxTree, curve_order
 from eval.surface import Surface, checked_points
 
 # Queries of a thread's share: small, so that threads end together.
-_SHARE = 8192
+_SHARE = 2048
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,7 @@ CLOUDS = {
     "on a line": lambda: (cloud(40), cloud(100) * torch.tensor([1.0, 0, 0])),
     "all the same point": lambda: (cloud(20), cloud(1).repeat(33, 1)),
     "of all scales": lambda: (cloud(50, 1e-3), torch.cat([cloud(40, 10.0**-k) for k in range(4)])),
+    "on a lattice": lambda: (cloud(60).mul(2).round(), cloud(200).mul(2).round()),
     "twins": lambda: (lambda x: (x, x.flip(0)))(cloud(65)),
 }
 
