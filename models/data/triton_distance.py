@@ -26,12 +26,19 @@ def _distance_kernel(points, corners, point, triangle, distance, num_points, num
     there = pair < num_pairs
     p = points + tl.load(point + pair, there, 0)
     t = corners + 9 * tl.load(triangle + pair, there, 0)
+    stride = num_points.to(tl.int64)
+    least = squared_distance(tl.load(p), tl.load(p + stride), tl.load(p + 2 * stride), t)
+    tl.store(distance + pair, tl.sqrt(least), there)
+
+
+@triton.jit
+def squared_distance(px, py, pz, t):
+    """Squared distance of points to the triangles that begin at `t`: corner after corner, coordinates together."""
     # Offsets of the point from corner a (then b and c), and the sides u = b - a, v = c - a.
     x, y, z = tl.load(t), tl.load(t + 1), tl.load(t + 2)
     ux, uy, uz = tl.load(t + 3) - x, tl.load(t + 4) - y, tl.load(t + 5) - z
     vx, vy, vz = tl.load(t + 6) - x, tl.load(t + 7) - y, tl.load(t + 8) - z
-    stride = num_points.to(tl.int64)
-    ax, ay, az = tl.load(p) - x, tl.load(p + stride) - y, tl.load(p + 2 * stride) - z
+    ax, ay, az = px - x, py - y, pz - z
     bx, by, bz = ax - ux, ay - uy, az - uz
     cx, cy, cz = ax - vx, ay - vy, az - vz
 
@@ -48,8 +55,7 @@ def _distance_kernel(points, corners, point, triangle, distance, num_points, num
     area = tl.where(on_face, va + vb + vc, 1.0)
     v, w = vb / area, vc / area
     x, y, z = ax - v * ux - w * vx, ay - v * uy - w * vy, az - v * uz - w * vz
-    least = tl.where(on_face, tl.minimum(least, x * x + y * y + z * z), least)
-    tl.store(distance + pair, tl.sqrt(least), there)
+    return tl.where(on_face, tl.minimum(least, x * x + y * y + z * z), least)
 
 
 @triton.jit
