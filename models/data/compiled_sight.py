@@ -1,4 +1,4 @@
-"""Lines of sight, compiled for the CPU: `models.data.sight.first_seen` in one loop."""
+"""Lines of sight, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import numba
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def first_seen(seen, origin, ray, candidate, order, side, first, blocker, corners, start, edge):
-    """As the tensor operations of the same name; `candidate` is bool [2, P, S]."""
+    """Writes into `seen`, int8 [2, P], the side of the first candidate in sight where it is negative.
+
+    Args:
+        origin, ray: fp64 [P, 3] and [P, S, 3]: from the origin to each point.
+        candidate: bool [2, P, S]. order: int64 [P, S] of points. side: int8 [P, S].
+        first: int64 [P + 1] of the blockers int64 [B] of each origin, which are triangles of corners fp64 [F, 3, 3].
+        start: of a ray, where it begins to be blocked. edge: how far beyond its edges a triangle blocks, as a share.
+    """
     for which in range(2):
         for i in range(len(origin)):
             if seen[which, i] >= 0:

@@ -67,13 +67,17 @@ class Sight:
         looked_for = side == INSIDE if inside_only else side != ON_SURFACE
         candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
         first, blocker = self._blockers(keys.view(pieces, len(shifts)))
-        lines = (seen.clone(), centre, ray, candidate, order, side, first, blocker, self.corners)
+        seen = seen.clone()
+        lines = (seen, centre, ray, candidate, order, side, first, blocker, self.corners)
         if device.type == "cuda":
-            return first_seen(*lines)
-        from models.data import compiled_sight  # numba is not needed on a GPU
+            from models.data import triton_sight  # Triton is not needed on a CPU
 
-        compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE)
-        return lines[0]
+            triton_sight.first_seen(*lines, _START, _EDGE)
+        else:
+            from models.data import compiled_sight  # numba is not needed on a GPU
+
+            compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE)
+        return seen
 
     def _blockers(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Triangles near the points [P, S] of each piece: where they start, int64 [P + 1], and which they are."""
@@ -84,50 +88,3 @@ class Sight:
         name = (piece[member] * len(self.corners) + self.triangle[pair]).unique()
         bounds = torch.arange(len(keys) + 1, device=keys.device) * len(self.corners)
         return torch.searchsorted(name, bounds), name % len(self.corners)
-
-
-def first_seen(
-    seen: Tensor,
-    origin: Tensor,
-    ray: Tensor,
-    candidate: Tensor,
-    order: Tensor,
-    side: Tensor,
-    first: Tensor,
-    blocker: Tensor,
-    corners: Tensor,
-) -> Tensor:
-    """`seen`, int8 [2, P], with the side of the first candidate in sight where it had `NOTHING`.
-
-    Args:
-        origin, ray: fp64 [P, 3] and [P, S, 3]: from the origin to each point.
-        candidate: bool [2, P, S]. order: int64 [P, S] of points. side: int8 [P, S].
-        first: int64 [P + 1] of the blockers int64 [B] of each origin, which are triangles of corners fp64 [F, 3, 3].
-    """
-    for which in range(2):
-        for rank in range(order.shape[1]):
-            blind = (seen[which] == NOTHING).nonzero()[:, 0]
-            point = order[blind, rank]
-            chosen = candidate[which, blind, point]
-            blind, point = blind[chosen], point[chosen]
-            if len(blind):
-                free = _free(origin[blind], ray[blind, point], first[blind], first[blind + 1], blocker, corners)
-                seen[which, blind[free]] = side[blind, point][free]
-    return seen
-
-
-def _free(origin: Tensor, ray: Tensor, first: Tensor, last: Tensor, blocker: Tensor, corners: Tensor) -> Tensor:
-    """Whether no blocker meets a line of sight; intersections as in Moeller and Trumbore (1997)."""
-    member, index = expand_ranges(first.double(), last.double() - 1)
-    a, b, c = corners[blocker[index]].unbind(1)
-    ray, offset = ray[member], origin[member] - a
-    ab, ac = b - a, c - a
-    across, along = torch.linalg.cross(ray, ac), torch.linalg.cross(offset, ab)
-    volume = (ab * across).sum(1)
-    flat = volume == 0
-    inverse = 1 / torch.where(flat, 1, volume)
-    u, v, t = (offset * across).sum(1) * inverse, (ray * along).sum(1) * inverse, (ac * along).sum(1) * inverse
-    met = ~flat & (u > -_EDGE) & (v > -_EDGE) & (u + v < 1 + _EDGE) & (t > _START) & (t < 1)
-    free = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
-    free[member[met]] = False
-    return free

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import shapes
 import torch
 
-from models.data import compiled_sight
+from models.data import compiled_sight, triton_sight
 from models.data.flood import INSIDE, OUTSIDE, THIN, flood
 from models.data.octree import Grid, descend
-from models.data.sight import _EDGE, _START, NOTHING, Sight, first_seen
+from models.data.sight import _EDGE, _START, NOTHING, Sight
 
 R = 32
 STEP = 2 / R
@@ -47,7 +48,10 @@ def test_a_thin_plate_has_no_solid_beneath_its_faces() -> None:
     assert set(below.tolist()) <= {THIN, NOTHING}
 
 
-def test_tensor_operations_agree_with_compiled_code() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_kernel_agrees_with_compiled_code(device: str) -> None:
+    if device == "cpu" and torch.cuda.is_available():
+        pytest.skip("Triton interprets kernels only where there is no GPU")
     pieces, points, blockers = 60, 20, 300
     origin = torch.randn(pieces, 3, dtype=torch.float64)
     ray = torch.randn(pieces, points, 3, dtype=torch.float64)
@@ -63,5 +67,7 @@ def test_tensor_operations_agree_with_compiled_code() -> None:
     nothing = torch.full((2, pieces), NOTHING, dtype=torch.int8)
     compiled = nothing.clone()
     compiled_sight.first_seen(*(tensor.numpy() for tensor in (compiled, *lines)), _START, _EDGE)
-    assert torch.equal(first_seen(nothing.clone(), *lines), compiled)
+    kernel = nothing.to(device)
+    triton_sight.first_seen(kernel, *(tensor.to(device) for tensor in lines), _START, _EDGE)
+    assert torch.equal(kernel.cpu(), compiled)
     assert set(compiled.unique().tolist()) == {NOTHING, 0, 1, 2, 3}
