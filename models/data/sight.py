@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.data.flood import INSIDE, ON_SURFACE, Sides, find
-from models.data.octree import Grid, Near, expand_ranges
+from models.data.octree import Grid, Near, expand_ranges, find
+from models.data.sides import INSIDE, ON_SURFACE, Sides
 
 # No grid point is seen on that side.
 NOTHING = -1
@@ -58,8 +58,9 @@ class Sight:
         device, pieces = centre.device, len(centre)
         shifts = torch.tensor(list(itertools.product(range(-ring, ring + 1), repeat=3)), device=device)
         points = (centre - _TIE).round().long()[:, None] + shifts  # [P, S, 3]
-        keys = self.grid.key(points.flatten(0, 1).T, 0)
-        side = self.sides.at(keys).view(pieces, len(shifts))
+        coords = points.flatten(0, 1).T
+        keys = self.grid.key(coords, 0)
+        side = self.sides.at(coords).view(pieces, len(shifts))
         ray = points - centre[:, None]
         above = (ray * normal[:, None]).sum(2)
         # Of equally far points the first: rounding, which differs between devices, must not choose.

@@ -1,4 +1,4 @@
-"""Lines of sight in one Triton kernel, one piece and one of its sides a program: `models.data.compiled_sight` on a GPU."""
+"""Lines of sight in one Triton kernel: `models.data.compiled_sight` on a GPU, one side of one piece a program."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ import shapes
 import torch
 
 from models.data import compiled_sight, triton_sight
-from models.data.flood import INSIDE, OUTSIDE, THIN, flood
+from models.data.flood import flood
 from models.data.octree import Grid, descend
+from models.data.sides import INSIDE, OUTSIDE, THIN
 from models.data.sight import _EDGE, _START, NOTHING, Sight
 
 R = 32
