@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.data.octree import Grid, Near, expand_ranges, find
+from models.data.octree import Grid, Near, find
 from models.data.sides import INSIDE, ON_SURFACE, Sides
 
 # No grid point is seen on that side.
@@ -15,6 +15,9 @@ NOTHING = -1
 # Of the length of a line of sight: it starts on its own triangle.
 _START = 1e-4
 _EDGE = 1e-9
+# In grid steps. The nearest grid point of every so many along a line is less than one step from all of the line in
+# between, so that it knows the triangles there.
+_STEP = 0.25
 # Smaller differences of lengths, in grid steps, are rounding.
 _TIE = 1e-6
 # Pieces that are looked at together.
@@ -57,35 +60,26 @@ class Sight:
         """`seen` with what is seen in the block of `ring` steps around."""
         device, pieces = centre.device, len(centre)
         shifts = torch.tensor(list(itertools.product(range(-ring, ring + 1), repeat=3)), device=device)
-        points = (centre - _TIE).round().long()[:, None] + shifts  # [P, S, 3]
+        base = (centre - _TIE).round().long()
+        points = base[:, None] + shifts  # [P, S, 3]
         coords = points.flatten(0, 1).T
-        keys = self.grid.key(coords, 0)
         side = self.sides.at(coords).view(pieces, len(shifts))
+        index, known = find(self.keys, self.grid.key(coords, 0))
+        row = torch.where(known, index, -1).view(pieces, len(shifts))
         ray = points - centre[:, None]
         above = (ray * normal[:, None]).sum(2)
         # Of equally far points the first: rounding, which differs between devices, must not choose.
         order = (ray.square().sum(2) / _TIE).round().argsort(dim=1, stable=True)
         looked_for = side == INSIDE if inside_only else side != ON_SURFACE
         candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
-        first, blocker = self._blockers(keys.view(pieces, len(shifts)))
         seen = seen.clone()
-        lines = (seen, centre, ray, candidate, order, side, first, blocker, self.corners)
+        lines = (seen, centre, base, candidate, order, side, row, self.start, self.end, self.triangle, self.corners)
         if device.type == "cuda":
             from models.data import triton_sight  # Triton is not needed on a CPU
 
-            triton_sight.first_seen(*lines, _START, _EDGE)
+            triton_sight.first_seen(*lines, _START, _EDGE, _STEP)
         else:
             from models.data import compiled_sight  # numba is not needed on a GPU
 
-            compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE)
+            compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE, _STEP)
         return seen
-
-    def _blockers(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Triangles near the points [P, S] of each piece: where they start, int64 [P + 1], and which they are."""
-        index, found = find(self.keys, keys.flatten())
-        piece = torch.arange(len(keys), device=keys.device).repeat_interleave(keys.shape[1])[found]
-        index = index[found]
-        member, pair = expand_ranges(self.start[index].double(), self.end[index].double() - 1)
-        name = (piece[member] * len(self.corners) + self.triangle[pair]).unique()
-        bounds = torch.arange(len(keys) + 1, device=keys.device) * len(self.corners)
-        return torch.searchsorted(name, bounds), name % len(self.corners)

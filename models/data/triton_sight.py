@@ -13,34 +13,41 @@ _BLOCKERS = 32  # that a program tries at once
 def first_seen(
     seen: Tensor,
     origin: Tensor,
-    ray: Tensor,
+    base: Tensor,
     candidate: Tensor,
     order: Tensor,
     side: Tensor,
-    first: Tensor,
-    blocker: Tensor,
+    row: Tensor,
+    start: Tensor,
+    end: Tensor,
+    triangle: Tensor,
     corners: Tensor,
-    start: float,
+    begin: float,
     edge: float,
+    step: float,
 ) -> None:
     """As the compiled function of the same name; all tensors contiguous."""
-    if not len(origin):
+    pieces, points = order.shape
+    if not pieces:
         return
     with torch.cuda.device_of(origin):
-        _first_seen_kernel[(len(origin), 2)](
+        _first_seen_kernel[(pieces, 2)](
             seen,
             origin,
-            ray,
+            base,
             candidate,
             order,
             side,
-            first,
-            blocker,
+            row,
+            start,
+            end,
+            triangle,
             corners,
-            len(origin),
-            order.shape[1],
-            START=start,
+            pieces,
+            WIDTH=round(points ** (1 / 3)),
+            BEGIN=begin,
             EDGE=edge,
+            STEP=step,
             BLOCK=_BLOCKERS,
             num_warps=1,
         )
@@ -50,46 +57,68 @@ def first_seen(
 def _first_seen_kernel(
     seen,
     origin,
-    ray,
+    base,
     candidate,
     order,
     side,
-    first,
-    blocker,
+    row,
+    start,
+    end,
+    triangle,
     corners,
     num_pieces,
-    num_points,
-    START: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BEGIN: tl.constexpr,
     EDGE: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    POINTS: tl.constexpr = WIDTH * WIDTH * WIDTH
     piece = tl.program_id(0).to(tl.int64)
     own = tl.program_id(1).to(tl.int64) * num_pieces + piece  # of this side of the piece
     found = tl.load(seen + own).to(tl.int32)
-    x, y, z = tl.load(origin + 3 * piece), tl.load(origin + 3 * piece + 1), tl.load(origin + 3 * piece + 2)
-    begin, end = tl.load(first + piece), tl.load(first + piece + 1)
+    ox, oy, oz = tl.load(origin + 3 * piece), tl.load(origin + 3 * piece + 1), tl.load(origin + 3 * piece + 2)
+    lx = tl.load(base + 3 * piece) - WIDTH // 2
+    ly = tl.load(base + 3 * piece + 1) - WIDTH // 2
+    lz = tl.load(base + 3 * piece + 2) - WIDTH // 2
     rank = 0
-    while (found < 0) & (rank < num_points):
-        point = tl.load(order + piece * num_points + rank)
-        if tl.load(candidate + own * num_points + point).to(tl.int32) != 0:
-            r = ray + 3 * (piece * num_points + point)
-            dx, dy, dz = tl.load(r), tl.load(r + 1), tl.load(r + 2)
+    while (found < 0) & (rank < POINTS):
+        s = tl.load(order + piece * POINTS + rank)
+        if tl.load(candidate + own * POINTS + s).to(tl.int32) != 0:
+            dx = (lx + s // (WIDTH * WIDTH)).to(tl.float64) - ox
+            dy = (ly + s // WIDTH % WIDTH).to(tl.float64) - oy
+            dz = (lz + s % WIDTH).to(tl.float64) - oz
+            places = tl.ceil(tl.sqrt(dx * dx + dy * dy + dz * dz) / STEP)
             met = 0
-            at = begin
-            while (met == 0) & (at < end):
-                index = at + tl.arange(0, BLOCK)
-                there = index < end
-                t = corners + 9 * tl.load(blocker + index, there, 0)
-                met = tl.max((_meets(x, y, z, dx, dy, dz, t, START, EDGE) & there).to(tl.int32), 0)
-                at += BLOCK
+            k = 0.0
+            last = s * 0 - 1
+            while (met == 0) & (k <= places):
+                t = k / places
+                x = tl.floor(ox + t * dx + 0.5).to(tl.int64) - lx
+                y = tl.floor(oy + t * dy + 0.5).to(tl.int64) - ly
+                z = tl.floor(oz + t * dz + 0.5).to(tl.int64) - lz
+                point = (x * WIDTH + y) * WIDTH + z
+                if point != last:
+                    known = tl.load(row + piece * POINTS + point)
+                    at = tl.load(start + known, known >= 0, 0)
+                    stop = tl.load(end + known, known >= 0, 0)
+                    while (met == 0) & (at < stop):
+                        index = at + tl.arange(0, BLOCK)
+                        there = index < stop
+                        corner = corners + 9 * tl.load(triangle + index, there, 0)
+                        hits = _meets(ox, oy, oz, dx, dy, dz, corner, BEGIN, EDGE) & there
+                        met = tl.max(hits.to(tl.int32), 0)
+                        at += BLOCK
+                last = point
+                k += 1.0
             if met == 0:
-                found = tl.load(side + piece * num_points + point).to(tl.int32)
+                found = tl.load(side + piece * POINTS + s).to(tl.int32)
         rank += 1
     tl.store(seen + own, found.to(tl.int8))
 
 
 @triton.jit
-def _meets(x, y, z, dx, dy, dz, t, START: tl.constexpr, EDGE: tl.constexpr):
+def _meets(x, y, z, dx, dy, dz, t, BEGIN: tl.constexpr, EDGE: tl.constexpr):
     """Whether a line of sight meets the triangles that begin at `t`, by Moeller and Trumbore (1997)."""
     ox, oy, oz = tl.load(t), tl.load(t + 1), tl.load(t + 2)
     ux, uy, uz = tl.load(t + 3) - ox, tl.load(t + 4) - oy, tl.load(t + 5) - oz
@@ -103,4 +132,4 @@ def _meets(x, y, z, dx, dy, dz, t, START: tl.constexpr, EDGE: tl.constexpr):
     qx, qy, qz = oy * uz - oz * uy, oz * ux - ox * uz, ox * uy - oy * ux
     v = (dx * qx + dy * qy + dz * qz) / volume
     at = (vx * qx + vy * qy + vz * qz) / volume
-    return ~flat & (u > -EDGE) & (v > -EDGE) & (u + v < 1 + EDGE) & (at > START) & (at < 1)
+    return ~flat & (u > -EDGE) & (v > -EDGE) & (u + v < 1 + EDGE) & (at > BEGIN) & (at < 1)
