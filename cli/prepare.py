@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DeviceOption, resolve_device
+from cli.options import resolve_device
 from cli.output import console, progress_bar
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="See above.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Where the meshes are: see above.", show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the dataset.", show_default=False)],
     resolution: Annotated[
         str, typer.Option(help="Of the sparse distance fields, 16 to 2048; several joined by commas.")
@@ -42,7 +44,9 @@ def prepare(
             "--ray", help="Work on the Ray cluster that RAY_ADDRESS names, else on one of this machine's own."
         ),
     ] = False,
-    device: DeviceOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
+    ] = None,
     shard_size: Annotated[int, typer.Option(help="Samples in a shard.")] = 64,
     split: Annotated[str, typer.Option(help="Percent of train, val and test.")] = "90,5,5",
     limit: Annotated[
@@ -59,15 +63,15 @@ def prepare(
     SOURCE is one of:
 
     \b
-    FOLDER                         glb, gltf, obj, off, ply and stl files in it and below
-    sweethome3d-furniture:PATH     Debian's .deb, or a folder of .sh3f catalogues
-    objaverse:LIST                 .json or .csv of uid and path; what is not on this machine is a failure
-    shapenet:FOLDER                SYNSET/MODEL/models/model_normalized.obj; taxonomy.json and all.csv are used
-    solids:COUNT                   random solids, made up
+    FOLDER                       glb, gltf, obj, off, ply, stl in it and below
+    sweethome3d-furniture:PATH   the .deb of Debian, or a folder of .sh3f files
+    objaverse:LIST               .json or .csv of uid and path
+    shapenet:FOLDER              SYNSET/MODEL/models/model_normalized.obj
+    solids:COUNT                 random solids, made up
 
-    What cannot be prepared is in OUT/manifest.jsonl with the reason, and the rest goes on. The shards' bytes depend on
-    the source and the options alone, neither on workers nor on interruptions. Python reads the result with
-    models.data.dataset.open_dataset; so does every reader of WebDataset.
+    What cannot be prepared, or is listed and not on this machine, is in OUT/manifest.jsonl with the reason, and the
+    rest goes on. The bytes of the shards depend on the source and the options, not on workers or interruptions. Python
+    reads the result with models.data.dataset.open_dataset; readers of WebDataset read it too.
 
     \b
     ssabench prepare meshes/ out/meshes --resolution 256,512 --workers 8
@@ -78,6 +82,8 @@ def prepare(
     from models.data.dataset.settings import Settings
 
     where = resolve_device(device)
+    if where not in ("cpu", "cuda"):
+        raise ValueError(f"--device takes cpu or cuda here, got {where}; CUDA_VISIBLE_DEVICES chooses GPUs")
     settings = Settings(
         resolutions=tuple(sorted(_numbers(resolution, "--resolution"))),
         views=views,
@@ -85,7 +91,7 @@ def prepare(
         shard_size=shard_size,
         split=_shares(split),
         max_faces=max_faces,
-        device="cuda" if where.startswith("cuda") else "cpu",
+        device="cuda" if where == "cuda" else "cpu",
     )
     with progress_bar() as progress:
         done = run(

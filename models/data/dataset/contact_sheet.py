@@ -51,12 +51,25 @@ def _picture(dataset: PreparedDataset, index: int) -> Image.Image:
         mesh = untextured(sample.vertices, sample.faces.long(), sample.key)
         camera = orbit(20, 30, radius=bounding_radius(mesh.vertices), width=TILE, height=TILE)
         view = render(mesh, camera, background=None)
-    return _on_white(view).resize((TILE, TILE), Image.Resampling.LANCZOS)
+    return _on_white(view).resize((TILE, TILE), Image.Resampling.LANCZOS, _square(view.mask))
 
 
 def _on_white(view: Render) -> Image.Image:
     rgb = view.rgb * view.mask[..., None] + 1 - view.mask[..., None]
     return Image.fromarray((rgb * 255).round().to(torch.uint8).numpy())
+
+
+def _square(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a square in the image, around what is covered if it can be."""
+    height, width = mask.shape
+    rows, columns = mask.nonzero(as_tuple=True)
+    if not len(rows):
+        return 0, 0, width, height
+    (top, bottom), (left, right) = ((int(ends[0]), int(ends[1]) + 1) for ends in (rows.aminmax(), columns.aminmax()))
+    side = min(max(bottom - top, right - left) + 2, width, height)
+    x = min(max((left + right - side) // 2, 0), width - side)
+    y = min(max((top + bottom - side) // 2, 0), height - side)
+    return x, y, x + side, y + side
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
