@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +33,8 @@ def test_processes_survive_death_errors_and_calls_without_end() -> None:
 
 
 @pytest.mark.slow
-def test_ray_actors_survive_the_same() -> None:
+def test_ray_actors_survive_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the actors of a local cluster import from there
     results = outcomes(RayActors(obey, 2, gpu=False), ORDERS, time_limit=6)
     assert {order: results[order] for order in "abcd"} == {order: f"{order} done" for order in "abcd"}
     assert results["die"] == Lost("the worker was lost: ActorDiedError")

@@ -86,8 +86,9 @@ def test_shards_hold_as_many_samples_as_asked_for_of_one_split(dataset: Path) ->
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_a_byte(meshes: Path, dataset: Path, tmp_path: Path) -> None:
-    prepare(str(meshes), tmp_path / "out", SETTINGS, workers=2)
+@pytest.mark.parametrize("ray", [False, True], ids=["processes", "ray"])
+def test_workers_do_not_change_a_byte(ray: bool, meshes: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(str(meshes), tmp_path / "out", SETTINGS, workers=2, ray=ray)
     assert contents(tmp_path / "out") == contents(dataset)
     assert without_times(tmp_path / "out") == without_times(dataset)
 
