@@ -76,6 +76,7 @@ class Header(_Frozen):
     source: str  # as it was given
     settings: dict[str, object]
     versions: dict[str, str]
+    assets: int
     assets_sha256: str  # of the list of assets, what is known of them and their content
     sha256: str  # of settings, versions and assets
     shards: list[Shard] = Field(default_factory=list)

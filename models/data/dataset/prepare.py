@@ -118,6 +118,7 @@ def prepare(
         header = _header(source, settings, plan)
         _refuse_another(out, header)
         if (out / HEADER).exists() and read_header(out).complete:
+            shutil.rmtree(out / _STAGING, ignore_errors=True)
             return Prepared(read_manifest(out), 0, time.monotonic() - start)
         write_header(out, header)
         outcomes = _journaled(out, plan.jobs)
@@ -220,7 +221,7 @@ def _digest(asset: Asset) -> _Digest:
 def _header(source: str, settings: Settings, plan: _Plan) -> Header:
     decided = {"settings": settings.to_json(), "versions": versions(), "assets_sha256": plan.assets_sha256}
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    return Header(complete=False, source=source, sha256=digest, **decided)  # type: ignore[arg-type]  # pydantic's types
+    return Header(complete=False, source=source, assets=len(plan.order), sha256=digest, **decided)  # type: ignore[arg-type]  # pydantic's types
 
 
 def _refuse_another(out: Path, header: Header) -> None:
@@ -237,7 +238,7 @@ def _refuse_another(out: Path, header: Header) -> None:
         if old.get(name) != new.get(name)
     ]
     if not differences:
-        differences = ["other assets than those of SOURCE now"]
+        differences = [f"other assets ({there.assets}) than SOURCE has now ({header.assets})"]
     raise DatasetError(f"{out} was prepared with {', '.join(differences)}; use --restart, or another folder")
 
 

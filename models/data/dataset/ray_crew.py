@@ -18,7 +18,7 @@ class RayActors(Generic[Item, Result]):
         gpu: whether each actor needs a GPU; else it has a CPU.
 
     Raises:
-        ValueError: Ray is not installed, or the cluster has nothing to work on.
+        ValueError: Ray is not installed, or the cluster has no place for so many actors.
     """
 
     def __init__(self, function: Callable[[Item], Result], size: int | None, *, gpu: bool) -> None:
@@ -31,9 +31,10 @@ class RayActors(Generic[Item, Result]):
         if self._started:
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
         kind = "GPU" if gpu else "CPU"
-        self.size = size if size is not None else int(ray.cluster_resources().get(kind, 0))
-        if self.size < 1:
-            raise ValueError(f"the Ray cluster has no {kind}s")
+        there = int(ray.cluster_resources().get(kind, 0))
+        self.size = there if size is None else size
+        if not 1 <= self.size <= there:  # an actor without a place would be waited for in vain
+            raise ValueError(f"workers must be from 1 to the {there} {kind}s of the Ray cluster, got {self.size}")
         self._function = function
         self._kind = ray.remote(num_cpus=0 if gpu else 1, num_gpus=1 if gpu else 0, max_restarts=0)(Actor)
         self._actors = [self._kind.remote() for _ in range(self.size)]

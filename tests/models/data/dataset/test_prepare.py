@@ -135,6 +135,7 @@ def test_a_finished_dataset_is_left_as_it_is(meshes: Path, dataset: Path) -> Non
     done = prepare(str(meshes), dataset, SETTINGS, workers=0)
     assert (done.now, done.entries) == (0, read_manifest(dataset))
     assert contents(dataset) == before
+    assert not (dataset / ".staging").exists()
 
 
 def test_other_settings_are_refused_in_one_line(meshes: Path, dataset: Path) -> None:
@@ -145,7 +146,7 @@ def test_other_settings_are_refused_in_one_line(meshes: Path, dataset: Path) -> 
 def test_another_source_is_refused(meshes: Path, dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(meshes, tmp_path / "more")
     (tmp_path / "more" / "painted.mtl").write_text("newmtl red\nKd 0 1 0\n")
-    with pytest.raises(DatasetError, match="other assets than those of SOURCE now"):
+    with pytest.raises(DatasetError, match=r"other assets \(13\) than SOURCE has now \(13\)"):
         prepare(str(tmp_path / "more"), dataset, SETTINGS, workers=0)
 
 
