@@ -43,12 +43,18 @@ class Job:
 
 
 def prepare_sample(job: Job, settings: Settings) -> tuple[Entry, bytes]:
-    """The sample of an asset in the form that it has in a shard, or the reason why there is none, and no bytes."""
+    """The sample of an asset in the form that it has in a shard, or the reason why there is none, and no bytes.
+
+    Raises:
+        RuntimeError: the GPU cannot be used any more by this process.
+    """
     start = time.perf_counter()
     entry = entry_of(job)
     try:
         entry, members = _members(job, settings, entry)
     except Exception as error:  # whatever an asset does to a library, the others go on
+        if "CUDA error" in str(error):  # after one every call fails, of other assets too
+            raise
         failed = {"status": "failed", "reason": reason_of(error), "shard": None}
         return entry.model_copy(update={**failed, "seconds": _since(start)}), b""
     data, index = encode(job.asset.key, members)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from models.data.cameras import Camera, direct3d_s2_views, trellis2_views, turntable
@@ -16,7 +17,7 @@ from models.data.sdf import RESOLUTIONS
 
 FORMAT_VERSION: Final = 1
 # Their arithmetic or encoders are in the samples.
-_PACKAGES = ("ssabench", "torch", "numpy", "scipy", "trimesh", "pillow", "safetensors")
+_PACKAGES = ("torch", "numpy", "scipy", "numba", "trimesh", "manifold3d", "pillow", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,23 @@ class Settings:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the bytes of a sample may depend on, by distribution."""
-    found = {}
+    """Versions of what the bytes of a sample may depend on: distributions, and a hash of our own sources."""
+    found = {"ssabench": _sources_hash()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # ssabench itself, from a bare checkout
+        except importlib.metadata.PackageNotFoundError:  # not every source needs every package
             found[package] = "not installed"
     return found
+
+
+def _sources_hash() -> str:
+    """Of all modules of models.data: a version's number does not tell one commit from the next."""
+    folder = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from crew_calls import prepare_for_ever
 from mesh_folder import BAD, GOOD, SETTINGS
 
+from models.data.dataset import open_dataset
 from models.data.dataset.manifest import DatasetError, Entry, read_header, read_manifest
 from models.data.dataset.prepare import prepare
 
@@ -213,3 +215,26 @@ def test_the_header_says_what_made_the_dataset(dataset: Path) -> None:
     assert header["complete"]
     assert header["settings"]["resolutions"] == [16, 32]
     assert {"torch", "numpy", "trimesh", "pillow"} <= set(header["versions"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_prepares_the_same_samples(workers: int, meshes: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(str(meshes), tmp_path / "out", replace(SETTINGS, device="cuda"), workers=workers)
+    on_cpu, on_gpu = open_dataset(dataset), open_dataset(tmp_path / "out")
+    assert [entry.key for entry in on_cpu.entries] == [entry.key for entry in on_gpu.entries]
+    for index in range(len(on_cpu)):
+        expected, found = on_cpu[index], on_gpu[index]
+        for resolution in SETTINGS.resolutions:
+            assert torch.equal(found.fields[resolution].coords, expected.fields[resolution].coords)
+            torch.testing.assert_close(found.fields[resolution].values, expected.fields[resolution].values)
+        for left, right in zip(found.views, expected.views, strict=True):
+            assert float((left.render.rgb - right.render.rgb).abs().mean()) < 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_runs_on_a_gpu_repeat_to_the_byte(meshes: Path, tmp_path: Path) -> None:
+    for name, workers in (("a", 0), ("b", 2)):
+        prepare(str(meshes), tmp_path / name, replace(SETTINGS, device="cuda"), workers=workers)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -102,3 +102,12 @@ def test_a_mesh_of_too_many_faces_is_a_failure(meshes: Path) -> None:
 )
 def test_a_reason_is_one_line_without_places(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+def test_a_broken_gpu_is_no_fault_of_the_asset(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("models.data.dataset.sample.sparse_sdf", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        prepare_sample(job(meshes / "box.obj"), SETTINGS)

@@ -1,4 +1,4 @@
-"""Splits: by hash, in the shares asked for, whole groups together."""
+"""Settings and splits: values in range, splits by hash in the shares asked for, whole groups together."""
 
 from __future__ import annotations
 
