@@ -65,7 +65,7 @@ def prepare(
     \b
     FOLDER                       glb, gltf, obj, off, ply, stl in it and below
     sweethome3d-furniture:PATH   the .deb of Debian, or a folder of .sh3f files
-    objaverse:LIST               .json or .csv of uid and path
+    objaverse:LIST               .json, .json.gz or .csv of uid and path
     shapenet:FOLDER              SYNSET/MODEL/models/model_normalized.obj
     solids:COUNT                 random solids, made up
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -60,7 +62,9 @@ class ArchiveMesh:
                 try:
                     return archive.read(str(folder / name))
                 except KeyError as error:
-                    raise FileNotFoundError(f"{self.archive} has no {folder / name}") from error
+                    raise FileNotFoundError(errno.ENOENT, "not in its archive", str(folder / name)) from error
+                except (zipfile.BadZipFile, zlib.error) as error:
+                    raise OSError(errno.EIO, "damaged in its archive", str(folder / name)) from error
 
             digest = content_digest(PurePosixPath(self.member).name, read)
         return digest if self.rotation is None else _sha256(f"{digest} {self.rotation}".encode())

@@ -15,11 +15,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -39,13 +38,13 @@ from models.data.dataset.manifest import (
     write_header,
     write_manifest,
 )
+from models.data.dataset.plan import Plan, Progress, make_plan
 from models.data.dataset.sample import Job, entry_of, prepare_sample
 from models.data.dataset.settings import Settings, versions
-from models.data.dataset.sources import Asset, list_assets
-from models.data.dataset.splits import Split, split_of
+from models.data.dataset.sources import list_assets
+from models.data.dataset.splits import Split
 from models.files import write_whole
 
-Progress = Callable[[str, int, int], None]  # what happens, steps done, steps in all
 _STAGING = ".staging"
 _FILES = (*(f"{split}-[0-9][0-9][0-9][0-9][0-9].tar" for split in Split), MANIFEST, HEADER)
 
@@ -57,24 +56,6 @@ class Prepared:
     entries: list[Entry]  # in the order of the manifest
     now: int  # assets that this run put through
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All that is decided before the first mesh is loaded."""
-
-    jobs: list[Job]
-    settled: dict[str, Entry]  # by key: duplicates, and what cannot be read
-    order: list[str]  # keys
-    assets_sha256: str
-
-    @cached_property
-    def shards(self) -> dict[str, list[Job]]:
-        """Jobs by shard."""
-        found: dict[str, list[Job]] = {}
-        for job in self.jobs:
-            found.setdefault(job.shard, []).append(job)
-        return found
 
 
 def prepare(
@@ -113,9 +94,11 @@ def prepare(
         raise ValueError(f"limit must be positive, got {limit}")
     start = time.monotonic()
     with _locked(out):
-        _clear(out, restart)
-        plan = _plan(list_assets(source, out / _STAGING / "source"), settings, limit, progress)
+        _refuse_foreign(out)
+        plan = make_plan(list_assets(source, out / _STAGING / "source"), settings, limit, progress)
         header = _header(source, settings, plan)
+        if restart:  # only now that there is something to prepare
+            _remove(out)
         _refuse_another(out, header)
         if (out / HEADER).exists() and read_header(out).complete:
             shutil.rmtree(out / _STAGING, ignore_errors=True)
@@ -136,7 +119,7 @@ def prepare(
         entries = _placed(entries)
         write_manifest(out, entries)
         write_header(out, header.model_copy(update={"complete": True, "shards": _shards(out, plan, entries)}))
-        shutil.rmtree(out / _STAGING)
+        shutil.rmtree(out / _STAGING, ignore_errors=True)
     return Prepared(entries, len(outcomes) - done_before, time.monotonic() - start)
 
 
@@ -156,69 +139,23 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _clear(out: Path, restart: bool) -> None:
-    """Remove what is not of use: half-written files, and all of our own on a restart."""
+def _refuse_foreign(out: Path) -> None:
+    """Raise DatasetError unless all that is in the folder is ours; what was half written is removed."""
     for pattern in _FILES:
         for path in out.glob(f"{pattern}*.tmp"):
             path.unlink()
     if not (out / HEADER).exists() and any(path.name != _STAGING for path in out.iterdir()):
         raise DatasetError(f"{out} is not empty and not a prepared dataset; name another folder")
-    if restart:
-        for pattern in _FILES:
-            for path in out.glob(pattern):
-                path.unlink()
-        shutil.rmtree(out / _STAGING, ignore_errors=True)
 
 
-def _plan(assets: list[Asset], settings: Settings, limit: int | None, progress: Progress) -> _Plan:
-    """Order, splits, shards and duplicates."""
-    # Not by name: every shard, and every beginning of the list, is to be a fair choice.
-    assets = sorted(assets, key=lambda asset: hashlib.sha256(asset.key.encode()).digest())[:limit]
-    identity = hashlib.sha256()
-    jobs: list[Job] = []
-    settled: dict[str, Entry] = {}
-    first: dict[str, Job] = {}
-    count = {"train": 0, "val": 0, "test": 0}
-    # Reading files and hashing them is what threads can do at the same time.
-    with ThreadPoolExecutor() as threads:
-        for number, (asset, digest) in enumerate(zip(assets, threads.map(_digest, assets), strict=True)):
-            progress(f"reading {asset.key}", number, len(assets))
-            split = asset.split or split_of(asset.group, settings.split)
-            facts = (asset.key, asset.location, asset.caption, asset.category, asset.creator, asset.licence)
-            identity.update(json.dumps([*facts, split.value, digest.sha256, digest.reason]).encode() + b"\n")
-            if digest.sha256 is None:
-                entry = entry_of(Job(asset, "", split, ""))
-                lost = {"status": "failed", "reason": digest.reason, "source_sha256": None, "shard": None}
-                settled[asset.key] = entry.model_copy(update=lost)
-            elif digest.sha256 in first:
-                original = first[digest.sha256]
-                entry = entry_of(Job(asset, digest.sha256, original.split, ""))
-                twin = {"status": "duplicate", "duplicate_of": original.asset.key, "shard": None}
-                settled[asset.key] = entry.model_copy(update=twin)
-            else:
-                shard = f"{split.value}-{count[split.value] // settings.shard_size:05d}.tar"
-                count[split.value] += 1
-                job = first[digest.sha256] = Job(asset, digest.sha256, split, shard)
-                jobs.append(job)
-    return _Plan(jobs, settled, [asset.key for asset in assets], identity.hexdigest())
+def _remove(out: Path) -> None:
+    """Remove a dataset, but not what was unpacked of its source."""
+    for pattern in (*_FILES, f"{_STAGING}/journal.jsonl", f"{_STAGING}/samples/*"):
+        for path in out.glob(pattern):
+            path.unlink()
 
 
-@dataclass(frozen=True)
-class _Digest:
-    sha256: str | None
-    reason: str | None = None
-
-
-def _digest(asset: Asset) -> _Digest:
-    if asset.geometry is None:
-        return _Digest(None, asset.missing)
-    try:
-        return _Digest(asset.geometry.digest())
-    except OSError as error:
-        return _Digest(None, f"cannot be read: {error.strerror or 'not in its archive'}")
-
-
-def _header(source: str, settings: Settings, plan: _Plan) -> Header:
+def _header(source: str, settings: Settings, plan: Plan) -> Header:
     decided = {"settings": settings.to_json(), "versions": versions(), "assets_sha256": plan.assets_sha256}
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     return Header(complete=False, source=source, assets=len(plan.order), sha256=digest, **decided)  # type: ignore[arg-type]  # pydantic's types
@@ -299,7 +236,7 @@ def _is_whole(sample: Path, entry: Entry) -> bool:
 def _work(
     crew: Crew[Job, Entry | _Unwritable],
     todo: list[Job],
-    plan: _Plan,
+    plan: Plan,
     outcomes: dict[str, Entry],
     out: Path,
     time_limit: float | None,
@@ -327,7 +264,7 @@ def _work(
             progress(f"{entry.status} {entry.key}", len(outcomes), len(plan.jobs))
 
 
-def _join_if_ready(out: Path, shard: str, plan: _Plan, outcomes: dict[str, Entry]) -> None:
+def _join_if_ready(out: Path, shard: str, plan: Plan, outcomes: dict[str, Entry]) -> None:
     """Write a shard if all of its assets are through, and let go of their samples."""
     keys = [job.asset.key for job in plan.shards[shard]]
     if not all(key in outcomes for key in keys):
@@ -352,7 +289,7 @@ def _placed(entries: list[Entry]) -> list[Entry]:
     return placed
 
 
-def _shards(out: Path, plan: _Plan, entries: list[Entry]) -> list[Shard]:
+def _shards(out: Path, plan: Plan, entries: list[Entry]) -> list[Shard]:
     samples = Counter(entry.shard for entry in entries)
     return [
         Shard(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import re
@@ -36,7 +37,7 @@ _UNREADABLE = (
 )
 _KEY_LENGTH = 80  # with a member's name after it, it has to fit into the 100 bytes of a tar header
 KINDS = (
-    "a folder of meshes, sweethome3d-furniture:PATH, solids:COUNT, objaverse:LIST (or a .json or .csv list), "
+    "a folder of meshes, sweethome3d-furniture:PATH, solids:COUNT, objaverse:LIST (or a .json, .json.gz or .csv list), "
     "or shapenet:FOLDER"
 )
 
@@ -76,7 +77,7 @@ def list_assets(source: str, scratch: Path) -> list[Asset]:
         assets = list(_shapenet(Path(rest)))
     elif kind == "objaverse":
         assets = list(_objaverse(Path(rest)))
-    elif Path(source).is_file() and Path(source).suffix.lower() in (".json", ".csv"):
+    elif Path(source).is_file() and source.lower().endswith((".json", ".json.gz", ".csv")):
         assets = list(_objaverse(Path(source)))
     elif Path(source).is_dir():
         folder = Path(source)
@@ -174,12 +175,13 @@ def _read_listing(listing: Path) -> list[tuple[str, str]]:
         f"{listing} must hold uids and paths: a JSON object, a JSON list of paths, or a CSV with columns uid and path"
     )
     try:
-        text = listing.read_text(encoding="utf-8")
+        data = listing.read_bytes()
+        text = (gzip.decompress(data) if listing.suffix.lower() == ".gz" else data).decode()
         if listing.suffix.lower() == ".csv":
             rows = list(csv.DictReader(text.splitlines()))
             return [(row["uid"], row["path"]) for row in rows]
         document = json.loads(text)
-    except (UnicodeDecodeError, KeyError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, KeyError, json.JSONDecodeError, gzip.BadGzipFile) as error:
         raise ValueError(f"{wanted} ({type(error).__name__}: {error})") from error
     if isinstance(document, dict):
         pairs = list(document.items())

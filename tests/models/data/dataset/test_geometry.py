@@ -60,8 +60,17 @@ def test_a_mesh_in_an_archive_has_the_hash_of_its_file(tmp_path: Path) -> None:
     packed = ArchiveMesh(tmp_path / "a.zip", "x/mesh.obj")
     assert packed.digest() == mesh.digest()
     assert ArchiveMesh(packed.archive, packed.member, (1, 0, 0, 0, 0, 1, 0, -1, 0)).digest() != mesh.digest()
-    with pytest.raises(OSError, match=r"has no x/none\.obj"):
+    with pytest.raises(OSError, match=r"not in its archive: .x/none\.obj"):
         ArchiveMesh(tmp_path / "a.zip", "x/none.obj").digest()
+
+
+def test_a_damaged_archive_is_an_error_of_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mesh.obj", TRIANGLE)
+    path.write_bytes(path.read_bytes().replace(b"f 1 2 3", b"f 3 2 1"))
+    with pytest.raises(OSError, match="damaged in its archive"):
+        ArchiveMesh(path, "mesh.obj").digest()
 
 
 def test_a_solid_is_made_from_its_seed_and_fitted_into_the_cube(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,21 @@ def test_a_restart_begins_anew(meshes: Path, dataset: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in out.glob("*.tar")) == ["train-00000.tar", "val-00000.tar"]
 
 
+def test_a_restart_without_a_source_removes_nothing(dataset: Path, tmp_path: Path) -> None:
+    before = contents(dataset)
+    with pytest.raises(ValueError, match="SOURCE must be"):
+        prepare(str(tmp_path / "typo"), dataset, SETTINGS, workers=0, restart=True)
+    assert contents(dataset) == before
+
+
+def test_a_source_of_nothing_but_failures_is_a_dataset_too(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "model.fbx").touch()
+    done = prepare(str(tmp_path / "in"), tmp_path / "out", SETTINGS, workers=0)
+    assert [entry.reason for entry in done.entries] == ["has an unsupported format .fbx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "manifest.jsonl"]
+
+
 def test_a_folder_with_other_things_is_not_touched(meshes: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(DatasetError, match="not empty and not a prepared dataset"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -135,19 +136,16 @@ def test_properties_are_read_as_java_does() -> None:
     assert parse_properties(text) == {"name": "10€ : twolines", "empty": ""}
 
 
-@pytest.mark.parametrize("form", ["object", "list", "csv"])
+@pytest.mark.parametrize("form", ["object", "list", "csv", "gz"])
 def test_an_objaverse_list_has_what_is_here_and_says_what_is_not(form: str, tmp_path: Path) -> None:
     (tmp_path / "glbs").mkdir()
     (tmp_path / "glbs" / "aa11.glb").touch()
     paths = {"aa11": "glbs/aa11.glb", "bb22": "glbs/bb22.glb", "cc33": "https://example.org/cc33.glb"}
-    listing = tmp_path / ("paths.csv" if form == "csv" else "paths.json")
-    listing.write_text(
-        {
-            "object": json.dumps(paths),
-            "list": json.dumps(list(paths.values())),
-            "csv": "uid,path\n" + "".join(f"{uid},{path}\n" for uid, path in paths.items()),
-        }[form]
-    )
+    listing = tmp_path / {"csv": "paths.csv", "gz": "object-paths.json.gz"}.get(form, "paths.json")
+    text = json.dumps(list(paths.values()) if form == "list" else paths)
+    if form == "csv":
+        text = "uid,path\n" + "".join(f"{uid},{path}\n" for uid, path in paths.items())
+    listing.write_bytes(gzip.compress(text.encode()) if form == "gz" else text.encode())
     assets = listed(f"objaverse:{listing}", tmp_path)
     assert list(assets) == ["aa11", "bb22", "cc33"]
     assert assets["aa11"].geometry is not None
