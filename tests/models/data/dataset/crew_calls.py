@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 from mesh_folder import SETTINGS
@@ -35,4 +34,4 @@ def prepare_for_ever(source: str, out: Path) -> None:
             (out.parent / "reached").touch()
             time.sleep(600)
 
-    prepare(source, out, SETTINGS, workers=0, progress=partial(progress))
+    prepare(source, out, SETTINGS, workers=0, progress=progress)
