@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, compare, history, info, profile, report, reproduce, speed, tune
+from cli import capture, check, compare, dataset, history, info, prepare, profile, report, reproduce, speed, tune
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("calibrate")(compare.calibrate)
 app.add_typer(history.app, name="history")
+app.command("prepare")(prepare.prepare)
+app.add_typer(dataset.app, name="dataset")
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,6 +63,8 @@ def root(
     How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
     Did my change make them slower      ssabench compare --base main
+    Meshes to training data             ssabench prepare meshes/ out/meshes
+    What is in it                       ssabench dataset stats out/meshes
     """
     require_own_kernels()
 
