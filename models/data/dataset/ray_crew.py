@@ -8,6 +8,8 @@ from typing import Any, Generic
 
 from models.data.dataset.crew import Item, Lost, Result, attempt, settle
 
+_HEARING_S = 0.1
+
 
 class RayActors(Generic[Item, Result]):
     """Actors on the cluster that RAY_ADDRESS names, else on the one of this machine, else on a local one of its own.
@@ -50,7 +52,10 @@ class RayActors(Generic[Item, Result]):
 
     def wait(self, busy: Collection[int], timeout: float | None) -> list[tuple[int, Result | Lost]]:
         worker_of = {self._results[worker]: worker for worker in busy}
-        finished, _ = self._ray.wait(list(worker_of), num_returns=1, timeout=timeout)
+        if timeout is not None:  # without any patience, Ray may not have heard yet of what is done
+            timeout = max(timeout, _HEARING_S)
+        self._ray.wait(list(worker_of), num_returns=1, timeout=timeout)
+        finished, _ = self._ray.wait(list(worker_of), num_returns=len(worker_of), timeout=_HEARING_S)
         found: list[tuple[int, Result | Lost]] = []
         for reference in finished:
             try:
