@@ -1,4 +1,4 @@
-"""The published point encoders, as data: architecture, how clouds are prepared, the CLIP towers they are aligned with."""
+"""The published point encoders, as data: architecture, preparation of clouds, the CLIP towers they are aligned with."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ CLIP_L = Tower("ViT-L-14-quickgelu", "openai", 768, "https://huggingface.co/timm
 CLIP_B = Tower("ViT-B-32-quickgelu", "openai", 512, "https://huggingface.co/timm/vit_base_patch32_clip_224.openai")
 
 
+# Parameters of the towers that ULIP's files hold beside the encoder's.
+_SLIP = (
+    "visual.",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "image_projection",
+    "text_projection",
+    "open_clip_model.",
+)
+
+
 @dataclass(frozen=True)
 class PointEncoderSpec:
     """A published point encoder."""
@@ -58,9 +71,7 @@ def _uni3d(name: str, config: Uni3DConfig, folder: str | None) -> PointEncoderSp
 
 def _ulip(name: str, config: UlipConfig, clouds: CloudPolicy, tower: Tower | None, file: str) -> PointEncoderSpec:
     url = f"https://huggingface.co/datasets/SFXX/ulip/blob/main/ULIP-2/pretrained_models/{file}"
-    towers = ("visual.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.")
-    towers += ("image_projection", "text_projection", "open_clip_model.")
-    return PointEncoderSpec(name, partial(Ulip, config), config.dim, clouds, tower, url, towers)
+    return PointEncoderSpec(name, partial(Ulip, config), config.dim, clouds, tower, url, _SLIP)
 
 
 def _openshape(name: str, config: OpenShapeConfig, axes: tuple[int, int, int], tower: Tower) -> PointEncoderSpec:

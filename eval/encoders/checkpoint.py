@@ -64,6 +64,7 @@ def file_sha256(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The parameters of a file, without the wrappings of frameworks."""
+    content: object
     if not path.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r} is not a file")
     try:

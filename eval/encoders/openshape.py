@@ -7,6 +7,7 @@ it begins at the first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class _SetAbstraction(nn.Module):
         super().__init__()
         self.config = config
         widths = (9, 64, 64, config.token_width)
-        self.mlp_convs = nn.ModuleList(Pointwise(a, b, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.mlp_convs = nn.ModuleList(Pointwise(a, b, 2) for a, b in pairwise(widths))
         self.mlp_bns = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
 
     def forward(self, xyz: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
