@@ -77,7 +77,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"checkpoint {str(path)!r} holds more than tensors and plain values") from error
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} holds more than tensors and plain values, or PyTorch did not save it"
+        ) from error
     except Exception as error:  # zip, pickle and safetensors raise their own kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason[0]}") from error
