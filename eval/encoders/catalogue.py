@@ -18,7 +18,7 @@ class Tower:
     """Image and text encoder of one space, by the names that open_clip gives."""
 
     architecture: str
-    pretrained: str
+    pretrained: str | None  # None: open_clip does not have these weights
     dim: int
     url: str  # of a file with the weights
 
@@ -37,8 +37,13 @@ CLIP_L = Tower("ViT-L-14-quickgelu", "openai", 768, "https://huggingface.co/timm
 CLIP_B = Tower("ViT-B-32-quickgelu", "openai", 512, "https://huggingface.co/timm/vit_base_patch32_clip_224.openai")
 
 
-# Parameters of the towers that ULIP's files hold beside the encoder's.
-_SLIP = (
+_ULIP_URL = "https://huggingface.co/datasets/SFXX/ulip/blob/main/ULIP-2/pretrained_models/"
+_ULIP_8K = "ULIP-2-PointBERT-8k-xyz-pc-slip_vit_b-objaverse-pretrained.pt"
+# Its weights lie beside those of the point encoder (eval.encoders.slip).
+SLIP_B = Tower("SLIP-ViT-B-16", None, 512, _ULIP_URL + _ULIP_8K)
+
+# Parameters of towers that ULIP's files hold beside the encoder's.
+ULIP_TOWERS = (
     "visual.",
     "transformer.",
     "token_embedding.",
@@ -58,7 +63,7 @@ class PointEncoderSpec:
     build: Callable[[], PointEncoder]  # with random weights
     dim: int  # of the embedding
     clouds: CloudPolicy
-    tower: Tower | None  # None: aligned with towers that open_clip does not have
+    tower: Tower  # that it is aligned with
     url: str  # of the weights
     other_towers: tuple[str, ...] = ()  # what names of parameters begin with that the file holds beside the encoder's
 
@@ -69,9 +74,8 @@ def _uni3d(name: str, config: Uni3DConfig, folder: str | None) -> PointEncoderSp
     return PointEncoderSpec(name, partial(Uni3D, config), config.dim, CloudPolicy(10_000, 0.4), EVA02_E, url)
 
 
-def _ulip(name: str, config: UlipConfig, clouds: CloudPolicy, tower: Tower | None, file: str) -> PointEncoderSpec:
-    url = f"https://huggingface.co/datasets/SFXX/ulip/blob/main/ULIP-2/pretrained_models/{file}"
-    return PointEncoderSpec(name, partial(Ulip, config), config.dim, clouds, tower, url, _SLIP)
+def _ulip(name: str, config: UlipConfig, clouds: CloudPolicy, tower: Tower, file: str) -> PointEncoderSpec:
+    return PointEncoderSpec(name, partial(Ulip, config), config.dim, clouds, tower, _ULIP_URL + file, ULIP_TOWERS)
 
 
 def _openshape(name: str, config: OpenShapeConfig, axes: tuple[int, int, int], tower: Tower) -> PointEncoderSpec:
@@ -93,13 +97,13 @@ _SPECS = (
         BIG_G,
         "ULIP-2-PointBERT-10k-xyzrgb-pc-vit_g-objaverse_shapenet-pretrained.pt",
     ),
-    # Aligned with SLIP's ViT-B/16 and its text tower. ULIP-1's Point-BERT has the same layout: only the hash tells.
+    # ULIP-1's Point-BERT has the same layout: only the hash tells.
     _ulip(
         "ulip2-8k-xyz",
         UlipConfig(colours=False, depth=12, dim=512),
         CloudPolicy(8192, None),
-        None,
-        "ULIP-2-PointBERT-8k-xyz-pc-slip_vit_b-objaverse-pretrained.pt",
+        SLIP_B,
+        _ULIP_8K,
     ),
     _openshape(
         "openshape-pointbert-vitg14-rgb",

@@ -44,7 +44,7 @@ def load_point_encoder(name: str, path: Path, device: str = "cpu") -> LoadedPoin
         CheckpointError: an unreadable file, another encoder's, or one with missing, unknown or misshapen parameters.
     """
     spec = point_encoder_spec(name)
-    state = _read(path)
+    state = read_parameters(path)
     with torch.device("meta"):
         encoder = spec.build()
     parameters = _own(spec, state)
@@ -62,8 +62,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The parameters of a file, without the wrappings of frameworks."""
+def read_parameters(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without the wrappings of frameworks.
+
+    Raises:
+        CheckpointError: an unreadable file, or one without tensors by name.
+    """
     content: object
     if not path.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r} is not a file")
@@ -114,7 +118,12 @@ def _complaint(expected: PointEncoderSpec, state: dict[str, Tensor], path: Path)
     for spec in POINT_ENCODERS.values():
         if _shapes(_own(spec, state)) == _layout(spec):
             return f"checkpoint {str(path)!r} holds {spec.name}; expected {expected.name}"
-    found, wanted = _shapes(_own(expected, state)), _layout(expected)
+    return f"checkpoint {str(path)!r} is not {expected.name}: {differences(_own(expected, state), _layout(expected))}"
+
+
+def differences(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """Which parameters are missing, unknown or misshapen, the first of each by name; empty where none is."""
+    found = _shapes(state)
     misshapen = [
         f"{key} has shape {list(found[key])}, not {list(wanted[key])}"
         for key in wanted
@@ -125,7 +134,7 @@ def _complaint(expected: PointEncoderSpec, state: dict[str, Tensor], path: Path)
         _some("unknown", [key for key in found if key not in wanted]),
         _some("misshapen", misshapen),
     ]
-    return f"checkpoint {str(path)!r} is not {expected.name}: " + "; ".join(part for part in parts if part)
+    return "; ".join(part for part in parts if part)
 
 
 def _some(what: str, names: list[str]) -> str:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.encoders.catalogue import Tower
+from eval.encoders.catalogue import SLIP_B, Tower
 from eval.encoders.checkpoint import file_sha256
+from eval.encoders.slip import load_slip
 
 
 class ClipError(ValueError):
@@ -35,7 +36,7 @@ class ClipTowers:
     model: Any  # of open_clip, which has no types
     preprocess: Callable[[Image.Image], Tensor]
     tokenise: Callable[[list[str]], Tensor]
-    sha256: str | None  # of the file of weights; None: open_clip fetched those of the tower's tag
+    weights: str  # sha256 of their file, or the tag by which open_clip fetched them
     device: str = "cpu"
     batch_size: int = 32
 
@@ -75,14 +76,13 @@ def load_clip(tower: Tower, path: Path | None = None, device: str = "cpu") -> Cl
         import open_clip
     except ImportError as error:
         raise ClipError("CLIP towers need open_clip: pip install 'ssabench[encoders]'") from error
-    if path is not None and not path.is_file():
-        raise ClipError(f"weights of {tower.architecture} {str(path)!r} are not a file; they are at {tower.url}")
+    source = f"tagged {tower.pretrained!r}" if path is None else f"of {str(path)!r}"
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            tower.architecture, pretrained=str(path or tower.pretrained), device=device
-        )
+        if tower == SLIP_B:
+            model, preprocess, tokenise = load_slip(path)
+        else:
+            model, preprocess, tokenise = _load(open_clip, tower, path)
     except Exception as error:  # open_clip, the hub's client and torch raise their own kinds
-        source = f"of {str(path)!r}" if path else f"tagged {tower.pretrained!r}"
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ClipError(
             f"weights of {tower.architecture} {source} cannot be loaded ({reason[0]}); "
@@ -90,9 +90,18 @@ def load_clip(tower: Tower, path: Path | None = None, device: str = "cpu") -> Cl
         ) from error
     return ClipTowers(
         tower,
-        model.eval().requires_grad_(False),
+        model.eval().requires_grad_(False).to(device),
         preprocess,
-        open_clip.get_tokenizer(tower.architecture),
-        file_sha256(path) if path else None,
+        tokenise,
+        file_sha256(path) if path else str(tower.pretrained),
         device,
     )
+
+
+def _load(open_clip: Any, tower: Tower, path: Path | None) -> tuple[Any, Any, Any]:
+    if path is not None and not path.is_file():
+        raise ValueError("it is not a file")
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        tower.architecture, pretrained=str(path or tower.pretrained)
+    )
+    return model, preprocess, open_clip.get_tokenizer(tower.architecture)

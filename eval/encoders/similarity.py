@@ -46,7 +46,7 @@ class Provenance(_Frozen):
     encoder: str
     encoder_sha256: str  # of the checkpoint
     tower: str  # architecture, by open_clip's name
-    tower_weights: str  # sha256 of the file, or open_clip's tag
+    tower_weights: str  # sha256 of their file, or open_clip's tag
     sampling: Sampling
     colours: str  # what the encoder saw: "own", "constant 0.4", "none"
     axes: str
@@ -168,8 +168,7 @@ def _check(
 ) -> None:
     spec = encoder.spec
     if towers.tower != spec.tower:
-        wanted = spec.tower.architecture if spec.tower else "towers that open_clip does not have"
-        raise ValueError(f"{spec.name} is aligned with {wanted}, got {towers.tower.architecture}")
+        raise ValueError(f"{spec.name} is aligned with {spec.tower.architecture}, got {towers.tower.architecture}")
     if not clouds or clouds.keys() != queries.keys():
         alone = sorted(clouds.keys() ^ queries.keys())
         raise ValueError(f"clouds and what they are compared with must have equal names; alone: {', '.join(alone[:3])}")
@@ -203,7 +202,7 @@ def _scores(
         encoder=encoder.spec.name,
         encoder_sha256=encoder.sha256,
         tower=towers.tower.architecture,
-        tower_weights=towers.sha256 or towers.tower.pretrained,
+        tower_weights=towers.weights,
         sampling=sampling,
         colours=encoder.spec.clouds.colour_text(colours),
         axes=encoder.spec.clouds.axes_text,

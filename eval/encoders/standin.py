@@ -3,6 +3,9 @@
 EfficientNet-Lite2 (Tan and Le, arXiv 1905.11946; Apache-2.0), whose weights come in a package (extra `standin`), pooled
 before its last layer. It compares renders of a shape with an image; it knows neither texts nor points, and its cosines
 are comparable with no published one. Their kind is always `KIND`.
+
+Of 240 renders of 60 pieces of furniture, the most alike other render shows the same object for 0.908 (by pixels 0.567);
+README.md of this folder says how.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from torch import Tensor, nn
 
 from eval.encoders.checkpoint import file_sha256
 from eval.encoders.similarity import cosine_matrix
+from models.data.cameras import bounding_radius, turntable
+from models.data.render import render
+from models.data.textured import TexturedMesh
 
 KIND: Final = "standin-efficientnet-lite2"
 DIM: Final = 1280
@@ -80,6 +86,16 @@ def view_similarity(encoder: StandInEncoder, views: Sequence[Image.Image], image
     return cosine_matrix(encoder.embed_images(views), encoder.embed_images([image])).max().item()
 
 
+def rendered_views(mesh: TexturedMesh, views: int = 4, *, elevation: float = 20.0) -> list[Image.Image]:
+    """Images of a shape on white, from all around, as large as the encoder sees them.
+
+    Raises:
+        ValueError: no views, or a mesh without faces.
+    """
+    cameras = turntable(views, elevation=elevation, radius=bounding_radius(mesh.vertices), size=_SIZE)
+    return [_image(render(mesh, camera).rgb) for camera in cameras]
+
+
 def same_object_accuracy(embeddings: Tensor, objects: Sequence[int]) -> float:
     """Share of images whose nearest other image, by cosine, shows the same object.
 
@@ -94,6 +110,10 @@ def same_object_accuracy(embeddings: Tensor, objects: Sequence[int]) -> float:
     nearest = cosine_matrix(embeddings, embeddings).fill_diagonal_(-torch.inf).argmax(1)
     shown = torch.tensor(objects)
     return (shown[nearest] == shown).float().mean().item()
+
+
+def _image(rgb: Tensor) -> Image.Image:
+    return Image.fromarray((rgb * 255).round().to("cpu", torch.uint8).numpy())
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from eval.encoders.catalogue import POINT_ENCODERS, Tower
+from eval.encoders.catalogue import EVA02_E, POINT_ENCODERS, Tower
 from eval.encoders.checkpoint import LoadedPointEncoder
 from eval.encoders.clip import ClipTowers
 from eval.encoders.point_encoder import PointEncoder
@@ -46,10 +45,8 @@ def tokenise(texts: Sequence[str]) -> Tensor:
     return torch.tensor([[name in text for name in ("red", "green", "blue")] for text in texts])
 
 
-def mean_colour_towers(tower: Tower | None = None, sha256: str | None = None) -> ClipTowers:
+def mean_colour_towers(tower: Tower = EVA02_E, weights: str = "laion2b_s9b_b144k") -> ClipTowers:
     def preprocess(image: object) -> Tensor:
         return torch.tensor(image.getpixel((0, 0)))[:, None, None] / 255  # type: ignore[attr-defined]
 
-    tower = tower or POINT_ENCODERS["uni3d-b"].tower
-    assert tower is not None
-    return ClipTowers(replace(tower), MeanColourModel(), preprocess, tokenise, sha256, batch_size=2)
+    return ClipTowers(tower, MeanColourModel(), preprocess, tokenise, weights, batch_size=2)

@@ -75,7 +75,7 @@ def test_texts_are_compared_inside_their_template() -> None:
 def test_scores_carry_all_that_must_be_equal_to_compare_them() -> None:
     clouds, images = {"a": RED}, {"a": Image.new("RGBA", (8, 8), (255, 0, 0, 0))}
     scores = image_shape_similarity(
-        mean_colour_encoder(), mean_colour_towers(sha256="t" * 64), clouds, images, SAMPLING, transparency="over white"
+        mean_colour_encoder(), mean_colour_towers(weights="t" * 64), clouds, images, SAMPLING, transparency="over white"
     )
     assert scores.provenance.model_dump() == {
         "kind": "image-shape",
@@ -111,7 +111,7 @@ def test_order_and_batch_of_assets_do_not_matter() -> None:
     ("change", "complaint"),
     [
         ({"towers": mean_colour_towers(BIG_G)}, "uni3d-b is aligned with EVA02-E-14-plus, got ViT-bigG-14"),
-        ({"encoder": mean_colour_encoder("ulip2-8k-xyz")}, "aligned with towers that open_clip does not have"),
+        ({"encoder": mean_colour_encoder("ulip2-8k-xyz")}, "aligned with SLIP-ViT-B-16, got EVA02"),
         ({"texts": {"b": "red"}}, "equal names; alone: a, b"),
         ({"clouds": {}, "texts": {}}, "equal names"),
         ({"clouds": {"a": Cloud(torch.rand(5, 3))}}, "cloud 'a' has 5 points, not the 4 of the sampling"),
