@@ -76,7 +76,7 @@ def load_clip(tower: Tower, path: Path | None = None, device: str = "cpu") -> Cl
         import open_clip
     except ImportError as error:
         raise ClipError("CLIP towers need open_clip: pip install 'ssabench[encoders]'") from error
-    source = f"tagged {tower.pretrained!r}" if path is None else f"of {str(path)!r}"
+    source = f"of {str(path)!r}" if path else f"tagged {tower.pretrained!r}" if tower.pretrained else "without a path"
     try:
         if tower == SLIP_B:
             model, preprocess, tokenise = load_slip(path)
