@@ -18,24 +18,24 @@ class Settings(BaseModel):
 class TrainingConfig(Settings):
     """Of the loop. Steps are updates of the weights."""
 
-    steps: int = Field(10_000, ge=1)
-    batch_size: int = Field(4, ge=1)  # samples a process and forward pass
-    accumulate: int = Field(1, ge=1)  # forward passes a step
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(100, ge=0)
+    steps: int = Field(default=10_000, ge=1)
+    batch_size: int = Field(default=4, ge=1)  # samples a process and forward pass
+    accumulate: int = Field(default=1, ge=1)  # forward passes a step
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
     decay: Literal["constant", "cosine"] = "constant"  # after the warm-up; cosine ends at a hundredth
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # used where torchrun starts several processes
-    loader_workers: int = Field(2, ge=0)
+    loader_workers: int = Field(default=2, ge=0)
     seed: int = 0
-    log_every: int = Field(10, ge=1)
-    validate_every: int = Field(1000, ge=1)
-    save_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)  # checkpoints
+    log_every: int = Field(default=10, ge=1)
+    validate_every: int = Field(default=1000, ge=1)
+    save_every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=1)  # checkpoints
 
 
 Config = TypeVar("Config", bound=Settings)

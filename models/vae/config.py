@@ -18,11 +18,11 @@ class VAEConfig(Settings):
         ValueError: heads or convolutions that the channels cannot be shared out to.
     """
 
-    channels: int = Field(512, ge=16)  # at the latents; a quarter, an eighth and a sixteenth towards the grid
-    latent_channels: int = Field(16, ge=1)
-    blocks: int = Field(4, ge=0)  # of attention, in the encoder and in the decoder
-    head_channels: int = Field(64, ge=16)
-    window: int = Field(8, ge=2)  # latents along a side; every second block is shifted by half of it
+    channels: int = Field(default=512, ge=16)  # at the latents; a quarter, an eighth and a sixteenth towards the grid
+    latent_channels: int = Field(default=16, ge=1)
+    blocks: int = Field(default=4, ge=0)  # of attention, in the encoder and in the decoder
+    head_channels: int = Field(default=64, ge=16)
+    window: int = Field(default=8, ge=2)  # latents along a side; every second block is shifted by half of it
 
     @model_validator(mode="after")
     def _check(self) -> VAEConfig:

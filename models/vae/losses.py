@@ -5,22 +5,24 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from models.sparse.tensor import SparseTensor
 from models.training.config import Settings
 from models.vae.batch import Targets
 from models.vae.model import Posterior
-from models.sparse.tensor import SparseTensor
 
 
 class LossWeights(Settings):
     """The defaults are the paper's."""
 
-    band: float = Field(1.0, ge=0)
-    extra: float = Field(0.1, ge=0)
-    sharp: float = Field(1.0, ge=0)
-    divergence: float = Field(1e-3, ge=0)
+    band: float = Field(default=1.0, ge=0)
+    extra: float = Field(default=0.1, ge=0)
+    sharp: float = Field(default=1.0, ge=0)
+    divergence: float = Field(default=1e-3, ge=0)
 
 
-def vae_losses(decoded: SparseTensor, posterior: Posterior, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
+def vae_losses(
+    decoded: SparseTensor, posterior: Posterior, targets: Targets, weights: LossWeights
+) -> dict[str, Tensor]:
     """Mean squared errors of distances over tau, on the points of the band, off it, and near sharp edges; the
     divergence of the posterior; and `loss`, their weighted sum. fp32 scalars.
 

@@ -55,7 +55,9 @@ class Decoder(Transformer):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__(config.latent_channels, config)
         c = config.channels
-        self.upsample = nn.ModuleList(SubdivideBlock(*size) for size in [(c, c // 4), (c // 4, c // 8), (c // 8, c // 16)])
+        self.upsample = nn.ModuleList(
+            SubdivideBlock(*size) for size in [(c, c // 4), (c // 4, c // 8), (c // 8, c // 16)]
+        )
         self.out_layer = SparseLinear(c // 16, 1)
 
     def forward(self, x: SparseTensor, run: Runner) -> SparseTensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -30,8 +31,8 @@ class DataConfig(Settings):
     """Datasets of `ssabench prepare`, with fields of all these resolutions; each batch has one of them."""
 
     folders: tuple[Path, ...] = Field(min_length=1)
-    resolutions: tuple[int, ...] = Field((256, 384, 512), min_length=1)
-    validation_samples: int = Field(4, ge=0)  # of the split val of each folder
+    resolutions: tuple[int, ...] = Field(default=(256, 384, 512), min_length=1)
+    validation_samples: int = Field(default=4, ge=0)  # of the split val of each folder
 
 
 class VAETrainingConfig(Settings):
@@ -45,8 +46,10 @@ class VAETrainingConfig(Settings):
 
 
 class VAETask:
-    """Raises:
-    DatasetError: a folder that is no dataset, or lacks a resolution.
+    """A new model and its data.
+
+    Raises:
+        DatasetError: a folder that is no dataset, or lacks a resolution.
     """
 
     def __init__(self, config: VAETrainingConfig) -> None:
@@ -56,7 +59,8 @@ class VAETask:
         encoder, decoder = self.model.encoder, self.model.decoder
         self.units: list[nn.Module] = [*encoder.downsample, *encoder.blocks, *decoder.blocks, *decoder.upsample]
         self._train = [self._open(folder, "train") for folder in config.data.folders]
-        self._validation = [self._open(folder, "val") for folder in config.data.folders if config.data.validation_samples]
+        shown = config.data.folders if config.data.validation_samples else ()
+        self._validation = [self._open(folder, "val") for folder in shown]
 
     def _open(self, folder: Path, split: str) -> PreparedDataset:
         return open_dataset(folder, split, resolutions=self.config.data.resolutions, mesh=False, views=False)
@@ -79,13 +83,15 @@ class VAETask:
 
     def validate(self, model: nn.Module, device: torch.device, folder: Path | None) -> dict[str, float]:
         """Errors in grid steps by resolution; a table of them and a picture of each field, given and decoded."""
-        rows = []
+        # Not through DistributedDataParallel, which knows of forward passes only.
+        vae: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        rows: list[dict[str, Any]] = []
         for resolution in self.config.data.resolutions:
             for dataset in self._validation:
                 for index in range(min(self.config.data.validation_samples, len(dataset))):
                     field, sharp = _sample([dataset], index, resolution)
                     given = Fields([field], [sharp]).to(device)
-                    row, decoded = _compare(model, given)
+                    row, decoded = _compare(vae, given)
                     rows.append({"key": dataset.entries[index].key, "resolution": resolution, **row})
                     if folder is not None:
                         name = f"{resolution}-{dataset.entries[index].key}.png"
@@ -109,11 +115,10 @@ def _sample(datasets: list[PreparedDataset], index: int, resolution: int) -> tup
     raise IndexError(index)
 
 
-def _compare(model: nn.Module, given: Fields) -> tuple[dict[str, float], SparseSDF]:
+def _compare(vae: SparseVAE, given: Fields) -> tuple[dict[str, float], SparseSDF]:
     """Mean errors of the decoded mean: on the band and near sharp edges in grid steps, and the share of points of which
     the side is wrong."""
     field, targets = given.fields[0], targets_of(given)
-    vae = model.module if hasattr(model, "module") else model
     posterior = vae.encode(inputs_of(given.fields))
     decoded = vae.decode(posterior.mean)
     error = (decoded.feats - targets.values.feats).abs()[:, 0] * (field.tau * field.resolution / 2)

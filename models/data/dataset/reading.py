@@ -62,9 +62,13 @@ class PreparedDataset(Dataset[Sample]):
         read = _Reader(self.folder, entry)
         fields, sharp = {}, {}
         for resolution in self.resolutions:
-            fields[resolution], sharp[resolution] = decode_field(read(f"sdf.{resolution}.safetensors"))
+            fields[resolution], sharp[resolution] = self.field(index, resolution)
         mesh = load(read("mesh.safetensors")) if self._mesh else {}
         return Sample(entry, fields, sharp, mesh.get("vertices"), mesh.get("faces"), self.views(index))
+
+    def field(self, index: int, resolution: int) -> tuple[SparseSDF, Tensor]:
+        """One field of one sample, and which of its points are near a sharp edge, bool [V]."""
+        return decode_field(_Reader(self.folder, self.entries[index])(f"sdf.{resolution}.safetensors"))
 
     def views(self, index: int) -> list[View]:
         """The views of one sample, none where they were not asked for."""
