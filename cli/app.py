@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, compare, dataset, history, info, prepare, profile, report, reproduce, speed, tune
+from cli import (
+    capture,
+    check,
+    compare,
+    dataset,
+    encode,
+    history,
+    info,
+    prepare,
+    profile,
+    report,
+    reproduce,
+    speed,
+    train,
+    tune,
+)
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -34,6 +49,8 @@ app.command("calibrate")(compare.calibrate)
 app.add_typer(history.app, name="history")
 app.command("prepare")(prepare.prepare)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(train.app, name="train")
+app.command("encode")(encode.encode)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,6 +82,7 @@ def root(
     Did my change make them slower      ssabench compare --base main
     Meshes to training data             ssabench prepare meshes/ out/meshes
     What is in it                       ssabench dataset stats out/meshes
+    A field to latents and back         ssabench train vae models/vae/configs/small.toml --out runs/vae
     """
     require_own_kernels()
 

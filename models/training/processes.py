@@ -39,6 +39,11 @@ class Processes:
             dist.barrier()
 
 
+def is_main() -> bool:
+    """Whether this process talks, of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
     """Joins the processes that torchrun started; alone without it."""

@@ -12,7 +12,7 @@ from models.files import write_whole
 
 _BLOCK = tarfile.BLOCKSIZE
 # Two empty blocks end an archive.
-_END = bytes(2 * _BLOCK)
+END = bytes(2 * _BLOCK)
 
 
 def encode(key: str, members: Mapping[str, bytes]) -> tuple[bytes, dict[str, Member]]:
@@ -37,7 +37,7 @@ def write_shard(path: Path, samples: Iterable[Path]) -> None:
     def pieces() -> Iterable[bytes]:
         for sample in samples:
             yield sample.read_bytes()
-        yield _END
+        yield END
 
     write_whole(path, pieces())
 
