@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels.layout import BlockLayout
 
@@ -29,6 +29,8 @@ _MORTON = 2**_SAMPLE_SHIFT - 1
 _BLOCK_BITS = 2
 _BLOCK = 2**_BLOCK_BITS
 _BLOCK_VOXELS = _BLOCK**3
+# Voxels that share a mask of the neighbours they have, a tile of the convolution.
+NEIGHBOR_GROUP = 128
 
 OFFSETS: tuple[tuple[int, int, int], ...] = tuple(
     (x, y, z) for z, y, x in itertools.product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1))
@@ -222,6 +224,18 @@ class Structure:
                 torch.index_select(table, 0, around[block + (x + y + z)] + (in_x + in_y + in_z), out=found[row])
         return found
 
+    @cached_property
+    def neighbor_masks(self) -> Tensor:
+        """int32 [ceil(N / 128)]: bit i is set where one of 128 voxels that follow one another has a neighbour at
+        element i."""
+        groups = -(-self.num_voxels // NEIGHBOR_GROUP)
+        masks = torch.zeros(groups, dtype=torch.int32, device=self.device)
+        last = groups * NEIGHBOR_GROUP - self.num_voxels
+        for i, row in enumerate(self.neighbors):
+            there = nn.functional.pad(row >= 0, (0, last)).view(groups, NEIGHBOR_GROUP)
+            masks |= there.any(1).int() << i
+        return masks
+
     def _block_neighbors(self, blocks: Tensor) -> Tensor:
         """int64 [M, 27]: the first entry in the table of the blocks around each block, in the order of `OFFSETS`."""
         first = torch.searchsorted(self.keys, blocks << 3 * _BLOCK_BITS)
@@ -271,8 +285,8 @@ class Structure:
         """The same voxels on another device; the structure itself if it is there. Index maps are made anew."""
         if torch.empty(0, device=device).device == self.device:
             return self
-        moved = (x.to(device, non_blocking=True) for x in (self.coords, self.keys, self.batch_offsets))
-        return Structure(*moved, self.depth)
+        coords, keys, offsets = (x.to(device, non_blocking=True) for x in (self.coords, self.keys, self.batch_offsets))
+        return Structure(coords, keys, offsets, self.depth)
 
 
 def _with_samples(coords: Tensor, batch: Tensor | None) -> Tensor:
