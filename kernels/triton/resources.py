@@ -141,6 +141,7 @@ def compile_all(arch: int, workers: int = 2) -> Iterator[Resources]:
 @contextmanager
 def recorded(found: dict[Launch, None]) -> Iterator[None]:
     """Launches of kernels are not made but added to `found`."""
+
     def record(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         bound = dict(zip(kernel.arg_names, args, strict=False))
         options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in kwargs}
