@@ -33,8 +33,8 @@ class SparseWindowAttention(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         layout = x.structure.windows(self.window, self.shift)
-        qkv = self.to_qkv(layout.sort(x.feats)).view(x.num_voxels, 3, self.heads, -1)
-        o = window_attention(*qkv.unbind(1), layout)
+        q, k, v = self.to_qkv(layout.sort(x.feats)).unflatten(1, (3, self.heads, -1)).unbind(1)
+        o = window_attention(q, k, v, layout)
         return x.replace(layout.unsort(self.to_out(o.flatten(1))))
 
     def extra_repr(self) -> str:

@@ -109,7 +109,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
     dfeats, dweight, dbias = _group_norm_backward(grad, *ctx.saved_tensors, ctx.groups)
     return dfeats, dweight, dbias.to(ctx.bias_dtype), None, None, None
 

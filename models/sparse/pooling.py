@@ -1,4 +1,4 @@
-"""Between resolutions: the mean of the children that are there, and a copy of a voxel for each of its eight children."""
+"""Between resolutions: the mean of the children that are there, and a copy of a voxel for each of its eight."""
 
 from __future__ import annotations
 
