@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,8 @@ def _safetensors(path: Path) -> tuple[VAEConfig | None, dict[str, Tensor]]:
 def _pickled(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(f"weights {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise WeightsError(f"weights {path} cannot be read: {(str(error) or 'no message').splitlines()[0]}") from error
     return _weights(path, found)
 
 
