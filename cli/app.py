@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from cli import capture, check, compare, history, info, profile, report, reproduce, speed, tune
+from cli import (
+    capture,
+    check,
+    compare,
+    evaluate,
+    history,
+    info,
+    profile,
+    report,
+    reproduce,
+    roundtrip,
+    speed,
+    tune,
+)
 from cli.errors import ErrorGroup
 
 app = typer.Typer(
@@ -32,6 +45,8 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("calibrate")(compare.calibrate)
 app.add_typer(history.app, name="history")
+app.command("evaluate")(evaluate.evaluate)
+app.command("roundtrip")(roundtrip.roundtrip)
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,6 +76,8 @@ def root(
     How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
     Did my change make them slower      ssabench compare --base main
+    How good are these meshes           ssabench evaluate MESHES REFERENCES --protocol direct3d-s2 --out out
+    What a resolution can hold          ssabench roundtrip chair.obj --resolution 256 --out out
     """
     require_own_kernels()
 

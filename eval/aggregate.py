@@ -156,9 +156,7 @@ def _ceilings(rows: Sequence[Row]) -> dict[str, float]:
     return {key: float(np.mean([ceilings[key] for ceilings in by_asset.values()])) for key in keys}
 
 
-def _comparisons(
-    scores: dict[tuple[str, str], Floats], methods: Sequence[str], protocol: Protocol
-) -> list[Comparison]:
+def _comparisons(scores: dict[tuple[str, str], Floats], methods: Sequence[str], protocol: Protocol) -> list[Comparison]:
     pairs = [(metric, *two) for metric in protocol.scored for two in itertools.combinations(methods, 2)]
     differences = [scores[first, metric.key] - scores[second, metric.key] for metric, first, second in pairs]
     corrected = holm([signed_rank_p(values) for values in differences])

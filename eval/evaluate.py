@@ -81,10 +81,12 @@ def cores() -> int:
 def _run(
     jobs: Sequence[Job], protocol: Protocol, pictures: Path, workers: int, device: str, time_limit: float
 ) -> Iterator[Row]:
+    if not jobs:
+        return
     # Forked processes inherit locks and CUDA contexts in states that no one leaves again.
     context = multiprocessing.get_context("spawn")
     threads = max(1, cores() // workers) if device == "cpu" else cores()
-    pool = ProcessPool(max_workers=min(workers, len(jobs)) or 1, initializer=_start, initargs=(threads,), context=context)
+    pool = ProcessPool(min(workers, len(jobs)), initializer=_start, initargs=(threads,), context=context)
     try:
         waiting: dict[Future[Row], Job] = {
             pool.schedule(run_job, args=(job, protocol, pictures, device), timeout=time_limit): job for job in jobs

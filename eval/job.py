@@ -53,9 +53,7 @@ def run_job(job: Job, protocol: Protocol, pictures: Path, device: str) -> Row:
     start = time.perf_counter()
 
     def row(status: Status, reason: str | None = None, **found: Any) -> Row:
-        return make_row(
-            job, protocol, device, status, reason, seconds=round(time.perf_counter() - start, 3), **found
-        )
+        return make_row(job, protocol, device, status, reason, seconds=round(time.perf_counter() - start, 3), **found)
 
     try:
         ref = read_surface(job.ref, "reference", device)
@@ -89,9 +87,7 @@ def run_job(job: Job, protocol: Protocol, pictures: Path, device: str) -> Row:
     return row("ok", scores=scores, ceilings=ceilings, facts=facts, scale=transform.scale)
 
 
-def make_row(
-    job: Job, protocol: Protocol, device: str, status: Status, reason: str | None = None, **found: Any
-) -> Row:
+def make_row(job: Job, protocol: Protocol, device: str, status: Status, reason: str | None = None, **found: Any) -> Row:
     """A row with its provenance.
 
     Args:

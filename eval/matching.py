@@ -40,8 +40,8 @@ def match(preds: Sequence[str], ref: Path) -> Matching:
     """
     methods: dict[str, Path] = {}
     for given in preds:
-        name, _, path = given.rpartition("=")
-        folder = Path(path)
+        name, _, where = given.rpartition("=")
+        folder = Path(where)
         name = name or (folder.resolve().name if folder.is_dir() else folder.stem)
         if name in methods:
             raise ValueError(f"two predictions are called {name!r}: name them, as in NAME={folder}")
@@ -57,8 +57,8 @@ def match(preds: Sequence[str], ref: Path) -> Matching:
                 raise ValueError(f"{path} must be a mesh ({', '.join(SUFFIXES)})")
         return Matching([Match(ref.stem, ref, dict(methods))], [])
 
-    references = _meshes(ref)
-    found = {name: _meshes(folder) for name, folder in methods.items()}
+    references = _in_folder(ref)
+    found = {name: _in_folder(folder) for name, folder in methods.items()}
     for name, meshes in found.items():
         if not set(meshes) & set(references):
             raise ValueError(
@@ -73,7 +73,26 @@ def match(preds: Sequence[str], ref: Path) -> Matching:
     return Matching(matches, sorted(unmatched))
 
 
-def _meshes(folder: Path) -> dict[str, Path]:
+def find_meshes(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files, and files in folders and their folders below, by name without the suffix.
+
+    Raises:
+        ValueError: something that does not exist or has another format, folders without meshes, or equal names.
+    """
+    meshes: dict[str, Path] = {}
+    for given in paths:
+        if not given.exists():
+            raise ValueError(f"{given} does not exist")
+        if given.is_file() and given.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{given} must be a mesh ({', '.join(SUFFIXES)})")
+        for asset, path in ({given.stem: given} if given.is_file() else _in_folder(given)).items():
+            if asset in meshes:
+                raise ValueError(f"{meshes[asset]} and {path} have the same name")
+            meshes[asset] = path
+    return meshes
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
     """By path below the folder, without the suffix."""
     meshes: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from eval.nearest import nearest_on_surface
@@ -29,6 +31,10 @@ HEAT_COLORS = np.array(
     [[245, 242, 232], [254, 217, 118], [253, 141, 60], [227, 26, 28], [110, 0, 45]], dtype=np.float64
 )
 _QUALITY = 82
+# Of the picture's width or height that the reference's box takes, at most.
+_FILL = 0.94
+# Height of the captions of an overview, in pixels.
+_CAPTION = 24
 
 
 def thumbnail(surface: Surface, reference: Surface) -> Image.Image:
@@ -58,6 +64,26 @@ def heat_map(pred: Surface, ref: Surface) -> Image.Image:
     return _image(small)
 
 
+def overview(reference: Path, columns: Sequence[tuple[str, Path, Path]]) -> Image.Image:
+    """One picture of an asset: the reference, then for each method its prediction over its heat map.
+
+    Args:
+        columns: caption, prediction and heat map; files that do not exist leave their place empty.
+    """
+    side, band = VIEW.size, _CAPTION
+    sheet = Image.new("RGB", (side * (1 + len(columns)), band + 2 * side), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(band * 0.6)
+    captions = ["reference", *(caption for caption, _, _ in columns)]
+    files = [(reference,), *((prediction, error) for _, prediction, error in columns)]
+    for place, (caption, below) in enumerate(zip(captions, files, strict=True)):
+        draw.text((side * (place + 0.5), band / 2), caption, fill="black", font=font, anchor="mm")
+        for row, file in enumerate(below):
+            if file.exists():
+                with Image.open(file) as image:
+                    sheet.paste(image, (side * place, band + side * row))
+    return sheet
+
+
 def heat_color(share: Tensor) -> Tensor:
     """fp64 [N, 3] in 0..1 of distances [N] as shares of the limit; farther ones look like the limit."""
     place = share.double().clamp(0, 1) * (len(HEAT_COLORS) - 1)
@@ -77,7 +103,14 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def _camera(reference: Surface) -> Camera:
-    return VIEW.cameras(reference)[0]
+    """With a focal length at which the corners of the reference's box just fit."""
+    camera = VIEW.cameras(reference)[0]
+    low, high = (end.cpu() for end in reference.bounds)
+    corners = torch.cartesian_prod(*torch.stack([low, high], 1))
+    matrix = camera.world_to_camera()
+    x, y, z = (corners @ matrix[:3, :3].T + matrix[:3, 3]).unbind(1)
+    reach = float((torch.stack([x, y]) / z).abs().max()) * camera.focal / (camera.width / 2)
+    return replace(camera, focal_mm=camera.focal_mm * _FILL / reach)
 
 
 def _image(rgb: Tensor) -> Image.Image:

@@ -133,6 +133,4 @@ class Pair:
 
 
 def _best_chamfer(ceiling: SamplingCeiling) -> Chamfer:
-    return Chamfer(
-        ceiling.accuracy, ceiling.completeness, ceiling.squared_accuracy, ceiling.squared_completeness
-    )
+    return Chamfer(ceiling.accuracy, ceiling.completeness, ceiling.squared_accuracy, ceiling.squared_completeness)

@@ -302,9 +302,7 @@ def load_protocol(name_or_path: str) -> Protocol:
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text(encoding="utf-8")
     else:
-        raise ValueError(
-            f"protocol must be one of {', '.join(protocol_names())}, or a TOML file, got {name_or_path!r}"
-        )
+        raise ValueError(f"protocol must be one of {', '.join(protocol_names())}, or a TOML file, got {name_or_path!r}")
     try:
         return Protocol.model_validate(tomllib.loads(text))
     except ValidationError as error:
