@@ -92,6 +92,7 @@ def test_a_round_trip_is_near_the_fitted_original(ref: Path, tmp_path: Path) -> 
     assert row.facts.watertight
 
 
+@pytest.mark.slow
 def test_crashes_and_delays_cost_one_row_each(ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_job", crash)
     jobs = [Job(asset, "ours", ref, ref) for asset in ("crash", "hang", "raise", "box")]
