@@ -46,8 +46,10 @@ class Comparison:
     p: float  # two-sided; corrected for the number of comparisons
 
     @property
-    def better(self) -> str:
-        """The method with the better mean."""
+    def better(self) -> str | None:
+        """The method with the better mean; None where they are equal."""
+        if not self.difference:
+            return None
         return self.first if (self.difference > 0) == self.metric.higher_is_better else self.second
 
 

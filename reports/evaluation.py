@@ -109,12 +109,12 @@ def evaluation_tables(found: Aggregate) -> list[Table]:
 def summary_table(found: Aggregate) -> Table:
     """Means of every method with their intervals, the best of each column marked, and what sampling allows."""
     metrics = found.protocol.scored
-    best = {metric.key: _best(found, metric) for metric in metrics}
+    best = {metric.key: _best_mean(found, metric) for metric in metrics}
     failures = {method: sum(row.method == method for row in found.failed) for method in found.methods}
     rows = [
         [
             Cell(method),
-            *(_mean_cell(found.summaries[method, m.key], best=method == best[m.key]) for m in metrics),
+            *(_mean_cell(found.summaries[method, m.key], best[m.key]) for m in metrics),
             Cell(str(failures[method])),
         ]
         for method in found.methods
@@ -143,28 +143,29 @@ def comparison_table(found: Aggregate) -> Table:
     """Paired tests of every two methods by every metric."""
     rows = []
     for comparison in found.comparisons:
-        first_is_better = comparison.better == comparison.first
-        won, lost = comparison.first_better, comparison.second_better
-        if not first_is_better:
-            won, lost = lost, won
+        methods, assets = (
+            (comparison.first, comparison.second),
+            (comparison.first_better, comparison.second_better),
+        )
+        if comparison.better == comparison.second:
+            methods, assets = methods[::-1], assets[::-1]
         rows.append(
             [
                 Cell(comparison.metric.label),
-                Cell(comparison.better if comparison.difference else comparison.first),
-                Cell(comparison.second if first_is_better else comparison.first),
+                Cell(methods[0], f"than {methods[1]}") if comparison.better else Cell("equal", " and ".join(methods)),
                 Cell(_number(abs(comparison.difference)), _interval_of_size(comparison.interval)),
-                Cell(f"{won} : {lost}"),
+                Cell(f"{assets[0]} : {assets[1]}"),
                 Cell(_p(comparison.p), best=comparison.p < 1 - CONFIDENCE),
             ]
         )
     return Table(
         id="comparisons",
         title="Differences between methods",
-        header=["Metric", "Better", "Than", "By (mean)", "Assets better : worse", "p"],
+        header=["Metric", "Better in the mean", "By", "Assets better : worse", "p"],
         rows=rows,
         caption="Asset by asset: Wilcoxon's signed-rank test, two-sided, corrected by Holm for all rows of this table. "
         f"Bold: below {1 - CONFIDENCE:.2f}.",
-        prose=frozenset({1, 2}),
+        prose=frozenset({1}),
     )
 
 
@@ -234,9 +235,9 @@ def _number(value: float) -> str:
     return formatting.significant(value, _DIGITS)
 
 
-def _mean_cell(summary: Summary, *, best: bool) -> Cell:
+def _mean_cell(summary: Summary, best: float | None) -> Cell:
     note = "" if summary.interval is None else " to ".join(_number(end) for end in summary.interval)
-    return Cell(_number(summary.mean), note, best=best)
+    return Cell(_number(summary.mean), note, best=summary.mean == best)
 
 
 def _interval_of_size(interval: tuple[float, float] | None) -> str:
@@ -253,12 +254,12 @@ def _p(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
 
 
-def _best(found: Aggregate, metric: Metric) -> str | None:
-    """The method with the best mean; None of a single one."""
+def _best_mean(found: Aggregate, metric: Metric) -> float | None:
+    """None of a single method."""
     if len(found.methods) < 2:
         return None
-    choose = max if metric.higher_is_better else min
-    return choose(found.methods, key=lambda method: found.summaries[method, metric.key].mean)
+    means = [found.summaries[method, metric.key].mean for method in found.methods]
+    return max(means) if metric.higher_is_better else min(means)
 
 
 def _hardest_first(found: Aggregate) -> list[str]:

@@ -75,9 +75,10 @@ def test_the_ceiling_stands_below_scores_between_points() -> None:
 
 def test_the_better_method_of_a_pair_is_named_first() -> None:
     rows = [ok(f"a{i}", method, cd=cd + i) for i in range(8) for method, cd in (("x", 2.0), ("y", 1.0))]
-    row = comparison_table(aggregate(rows, PROTOCOL)).rows[0]
-    assert [cell.text for cell in row][1:5] == ["y", "x", "1.000", "8 : 0"]
-    assert row[3].note == "1.000 to 1.000"
+    distances, shares, *_ = comparison_table(aggregate(rows, PROTOCOL)).rows
+    assert [cell.text for cell in distances][1:4] == ["y", "1.000", "8 : 0"]
+    assert [distances[1].note, distances[2].note] == ["than x", "1.000 to 1.000"]
+    assert (shares[1].text, shares[1].note, shares[-1].text) == ("equal", "y and x", "1")
 
 
 def test_what_failed_is_listed_with_its_reason_and_what_was_left_out_too() -> None:
