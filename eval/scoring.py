@@ -55,10 +55,11 @@ class Pair:
     def ceilings(self) -> dict[str, float]:
         """What two independent samples of the reference score, of the metrics between points, by key."""
         found = {}
+        outer = 1 - interior_share(self.ref) if self.protocol.uses_outer_area else 1.0
         for metric in self.protocol.scored:
             if isinstance(metric, ChamferMetric | FScoreMetric) and metric.target == "points":
-                outer = 1 - interior_share(self.ref) if metric.area == "outer" else 1.0
-                ceiling = SamplingCeiling(self.ref.area * outer, self.protocol.points, self.protocol.points)
+                area = self.ref.area * (outer if metric.area == "outer" else 1)
+                ceiling = SamplingCeiling(area, self.protocol.points, self.protocol.points)
                 found[metric.key] = metric.scale * (
                     ceiling.fscore(metric.threshold)
                     if isinstance(metric, FScoreMetric)

@@ -12,7 +12,7 @@ from meshes import write_box, write_empty, write_not_finite
 from eval import evaluate as module
 from eval.evaluate import evaluate
 from eval.job import Job, RoundTrip, run_job
-from eval.protocols.protocol import Protocol, load_protocol
+from eval.protocols.protocol import Protocol, load_protocol, protocol_names
 from eval.rows import Row, read_rows, to_lines
 
 PROTOCOL = load_protocol("direct3d-s2").model_copy(update={"points": 500})
@@ -90,6 +90,18 @@ def test_a_round_trip_is_near_the_fitted_original(ref: Path, tmp_path: Path) -> 
     assert row.pred == "round trip at 64"
     assert row.facts is not None
     assert row.facts.watertight
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", protocol_names())
+def test_a_gpu_gives_the_scores_of_a_cpu(ref: Path, tmp_path: Path, name: str) -> None:
+    protocol = load_protocol(name).model_copy(update={"points": 2000})
+    job = Job("box", "64", RoundTrip(64), ref) if name == "roundtrip" else Job("box", "ours", ref, ref)
+    rows = [run_job(job, protocol, tmp_path / device, device) for device in ("cpu", "cuda")]
+    assert rows[1].status == "ok", rows[1].reason
+    for metric in protocol.scored:
+        assert rows[1].scores[metric.key] == pytest.approx(rows[0].scores[metric.key], rel=0.02, abs=0.02)
+    assert len(list((tmp_path / "cuda").rglob("*.jpg"))) == 3
 
 
 @pytest.mark.slow
