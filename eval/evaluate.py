@@ -40,7 +40,8 @@ def evaluate(
     Args:
         workers: processes; on a CPU they share its cores.
         time_limit: seconds for a job; one that takes longer has failed.
-        resume: keep the rows of an earlier run that have scores, if protocol and files are still the same.
+        resume: keep the rows of an earlier run that have scores, if protocol and files are still the same; rows of
+            other jobs are dropped.
 
     Raises:
         ValueError: no jobs, fewer than one worker, a time limit that is not positive, or rows in `out` that are not

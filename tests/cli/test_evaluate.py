@@ -9,6 +9,7 @@ import trimesh
 from typer.testing import CliRunner, Result
 
 from cli.app import app
+from eval.protocols.protocol import protocol_names
 from eval.rows import read_rows
 
 SMALL = """
@@ -98,6 +99,11 @@ def test_a_round_trip_of_two_resolutions(tmp_path: Path) -> None:
     errors = {row.method: row.scores["cd"] for row in read_rows(out / "rows.jsonl")}
     assert 0 < errors["128"] < errors["64"]
     assert (out / "pictures" / "overview" / "bar.jpg").exists()
+
+
+def test_the_help_names_every_protocol() -> None:
+    text = run("evaluate", "--help").output
+    assert [name for name in protocol_names() if name not in text] == []
 
 
 @pytest.mark.parametrize(

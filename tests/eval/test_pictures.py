@@ -14,11 +14,10 @@ from eval.pictures import HEAT_COLORS, HEAT_LIMIT, VIEW, heat_color, heat_map, o
 from eval.surface import Surface
 
 
-def saturation(image: Image.Image) -> np.ndarray:
-    """Of the pixels that show something, 0..255."""
+def shown(image: Image.Image) -> np.ndarray:
+    """Colours of the pixels that show something, 0..255 [P, 3]; of the heat map's only green falls all the way."""
     pixels = np.asarray(image).astype(int)
-    shown = pixels[(pixels < 250).any(2)]
-    return shown.max(1) - shown.min(1)
+    return pixels[(pixels < 250).any(2)]
 
 
 def test_colours_go_from_the_palest_to_the_darkest_and_stay() -> None:
@@ -33,25 +32,25 @@ def test_the_reference_fills_the_picture_and_is_not_cut(surface: Surface) -> Non
     assert not covered[[0, -1]].any()
     assert not covered[:, [0, -1]].any()
     rows, columns = covered.any(1).nonzero()[0], covered.any(0).nonzero()[0]
-    assert max(np.ptp(rows), np.ptp(columns)) > 0.6 * VIEW.size
+    assert max(np.ptp(rows), np.ptp(columns)) > 0.5 * VIEW.size
 
 
 def test_an_equal_surface_is_pale() -> None:
-    assert saturation(heat_map(box(1, 1, 1), box(1, 1, 1))).max() < 30
+    assert np.ptp(shown(heat_map(box(1, 1, 1), box(1, 1, 1))), axis=1).max() < 30
 
 
 def test_an_error_in_the_middle_of_a_triangle_is_seen_though_all_its_corners_are_right() -> None:
     ref = box(1, 1, 1)
     dented = ref.vertices.clone()
     front = Surface(torch.cat([dented, torch.tensor([[0.0, 0, 0.4]]).double()]), _front_open_to_a_point(ref))
-    colored = saturation(heat_map(ref, front))  # the flat front, though its corners lie on the dented one
-    assert (colored > 120).mean() > 0.2
+    greens = shown(heat_map(ref, front))[:, 1]  # the flat front, though its corners lie on the dented one
+    assert (greens < 60).mean() > 0.2
 
 
 def test_colours_follow_the_distance() -> None:
     ref = box(1, 1, 1)
-    means = [saturation(heat_map(box(s, s, s), ref)).mean() for s in (1, 1 + HEAT_LIMIT, 1 + 2 * HEAT_LIMIT)]
-    assert means[0] < means[1] < means[2]
+    greens = [shown(heat_map(box(s, s, s), ref))[:, 1].mean() for s in (1, 1 + HEAT_LIMIT, 1 + 2 * HEAT_LIMIT)]
+    assert greens[0] > greens[1] > greens[2]
 
 
 def test_a_prediction_out_of_sight_is_an_empty_picture() -> None:
