@@ -90,6 +90,7 @@ def run_and_report(
     device: str | None,
     time_limit: float,
     resume: bool,
+    title: str | None = None,
 ) -> None:
     """Evaluate, print the means and what failed, and write the report."""
     from eval.aggregate import aggregate
@@ -116,7 +117,7 @@ def run_and_report(
     for table in (failure_table(found), not_run_table(protocol)):
         for row in table.rows:
             console().print(": ".join(cell.text for cell in row), markup=False)
-    print(render_evaluation(rows, protocol, out))
+    print(render_evaluation(rows, protocol, out, title=title))
 
 
 def _print(table: Table) -> None:

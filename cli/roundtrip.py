@@ -50,8 +50,16 @@ def roundtrip(
         for asset, path in find_meshes(meshes).items()
         for size in resolutions
     ]
-    protocol = load_protocol("roundtrip")
-    run_and_report(jobs, protocol, out, workers=workers, device=device, time_limit=time_limit, resume=resume)
+    run_and_report(
+        jobs,
+        load_protocol("roundtrip"),
+        out,
+        workers=workers,
+        device=device,
+        time_limit=time_limit,
+        resume=resume,
+        title="Round trip: what a resolution can hold",
+    )
 
 
 def _resolutions(text: str) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.records import write_whole
-from eval.aggregate import CONFIDENCE, Aggregate, Summary, aggregate
+from eval.aggregate import CONFIDENCE, Aggregate, Comparison, Summary, aggregate
 from eval.evaluate import PICTURES
 from eval.job import picture_paths
 from eval.pictures import HEAT_COLORS, HEAT_LIMIT, overview, save
@@ -53,7 +53,7 @@ def render_evaluation(
     """Write what rows say to their folder and return its ``index.html``.
 
     The folder gets ``index.html`` (self-contained), ``report.md``, ``results.csv`` (one row an asset and method),
-    ``summary.csv``, ``comparisons.csv``, ``tables/*.tex`` (booktabs) and ``pictures/overview``.
+    ``summary.csv``, of several methods ``comparisons.csv``, ``tables/*.tex`` (booktabs) and ``pictures/overview``.
 
     Args:
         out: where the rows' pictures are.
@@ -84,7 +84,8 @@ def render_evaluation(
     write_whole(out / "report.md", [_environment("md").get_template("evaluation.md.j2").render(**context)])
     write_whole(out / "results.csv", [_csv(_result_rows(rows, protocol))])
     write_whole(out / "summary.csv", [_csv(_summary_rows(found))])
-    write_whole(out / "comparisons.csv", [_csv(_comparison_rows(found))])
+    if found.comparisons:
+        write_whole(out / "comparisons.csv", [_csv(_comparison_rows(found))])
     for table in tables:
         write_whole(out / "tables" / f"{table.id}.tex", [to_latex(table, f"{protocol.name}-{table.id}")])
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -153,7 +154,7 @@ def comparison_table(found: Aggregate) -> Table:
             [
                 Cell(comparison.metric.label),
                 Cell(methods[0], f"than {methods[1]}") if comparison.better else Cell("equal", " and ".join(methods)),
-                Cell(_number(abs(comparison.difference)), _interval_of_size(comparison.interval)),
+                Cell(_number(abs(comparison.difference)), _interval_of_size(comparison)),
                 Cell(f"{assets[0]} : {assets[1]}"),
                 Cell(_p(comparison.p), best=comparison.p < 1 - CONFIDENCE),
             ]
@@ -240,12 +241,12 @@ def _mean_cell(summary: Summary, best: float | None) -> Cell:
     return Cell(_number(summary.mean), note, best=summary.mean == best)
 
 
-def _interval_of_size(interval: tuple[float, float] | None) -> str:
-    """Of the difference's size; one that holds zero keeps its signs."""
-    if interval is None:
+def _interval_of_size(comparison: Comparison) -> str:
+    """Of the size of the difference: turned with it, so negative where the other method might be better."""
+    if comparison.interval is None:
         return ""
-    low, high = interval
-    if high <= 0:
+    low, high = comparison.interval
+    if comparison.difference < 0:
         low, high = -high, -low
     return f"{_number(low)} to {_number(high)}"
 
@@ -327,7 +328,7 @@ def _environment(kind: str) -> Environment:
 
 def _csv(rows: list[dict[str, object]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -81,6 +81,18 @@ def test_the_better_method_of_a_pair_is_named_first() -> None:
     assert (shares[1].text, shares[1].note, shares[-1].text) == ("equal", "y and x", "1")
 
 
+def test_the_interval_of_a_difference_turns_with_it() -> None:
+    # y is better by 1 on average, on two of three assets.
+    rows = [
+        ok(f"a{i}", m, cd=cd)
+        for i, pair in enumerate([(1, 0), (3, 0), (0, 1)])
+        for m, cd in zip("xy", pair, strict=True)
+    ]
+    row = comparison_table(aggregate(rows, PROTOCOL)).rows[0]
+    assert [cell.text for cell in row][1:4] == ["y", "1.000", "2 : 1"]
+    assert row[2].note == "-1.000 to 3.000"
+
+
 def test_what_failed_is_listed_with_its_reason_and_what_was_left_out_too() -> None:
     table = failure_table(aggregate(ROWS, PROTOCOL))
     assert [[cell.text for cell in row] for row in table.rows] == [
