@@ -31,7 +31,8 @@ def match(preds: Sequence[str], ref: Path) -> Matching:
     """Match files, or files in folders and their folders below.
 
     Args:
-        preds: a path for each method, or NAME=PATH; a method without a name is called as its folder or file.
+        preds: a path for each method, or NAME=PATH where no path is called so; a method without a name is called as
+            its folder or file.
         ref: a file if the predictions are files, else a folder.
 
     Raises:
@@ -40,8 +41,10 @@ def match(preds: Sequence[str], ref: Path) -> Matching:
     """
     methods: dict[str, Path] = {}
     for given in preds:
-        name, _, where = given.rpartition("=")
+        name, _, where = given.partition("=") if "=" in given and not Path(given).exists() else ("", "", given)
         folder = Path(where)
+        if "/" in name:
+            raise ValueError(f"the name of a method must not contain a slash, got {name!r}")
         name = name or (folder.resolve().name if folder.is_dir() else folder.stem)
         if name in methods:
             raise ValueError(f"two predictions are called {name!r}: name them, as in NAME={folder}")

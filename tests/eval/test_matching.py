@@ -30,6 +30,12 @@ def test_what_a_method_lacks_is_none(folders: Path) -> None:
     assert found.matches[1].preds == {"ours": folders / "ours/far/lamp.off", "mine": None}
 
 
+def test_a_path_that_exists_is_no_name(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_box(folders / "run=7/chair.ply")
+    monkeypatch.chdir(folders)
+    assert list(match(["run=7", "late=run=7"], folders / "ref").matches[0].preds) == ["run=7", "late"]
+
+
 def test_two_files_match_whatever_their_names(folders: Path) -> None:
     found = match([str(folders / "ours/extra.ply")], folders / "ref/chair.obj")
     assert found.matches[0].asset == "chair"
@@ -53,6 +59,7 @@ def test_wrong_input_is_refused(folders: Path) -> None:
         ("empty", "ref", "holds no meshes"),
         ("note.txt", "ref/chair.obj", "must be a mesh"),
         ("twice", "ref", "have the same name"),
+        ("nowhere/x=ours", "ref", "must not contain a slash"),
     ]:
         with pytest.raises(ValueError, match=message):
             match([str(folders / pred)], folders / ref)
