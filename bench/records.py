@@ -9,14 +9,14 @@ call returned, and the times of other modes. Records of version 1 have none of i
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.files import write_whole as write_whole
 
 SCHEMA_VERSION: Final = 2
 
@@ -213,20 +213,6 @@ class RecordFileError(Exception):
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write a record file whole."""
     write_whole(path, (record.model_dump_json() + "\n" for record in records))
-
-
-def write_whole(path: Path, pieces: Iterable[str | bytes]) -> None:
-    """Write the pieces of a file (text as UTF-8) whole: to a temporary file beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def read_records(path: Path) -> list[Record]:

@@ -12,14 +12,18 @@ from cli import (
     capture,
     check,
     compare,
+    dataset,
+    encode,
     evaluate,
     history,
     info,
+    prepare,
     profile,
     report,
     reproduce,
     roundtrip,
     speed,
+    train,
     tune,
 )
 from cli.errors import ErrorGroup
@@ -45,6 +49,10 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("calibrate")(compare.calibrate)
 app.add_typer(history.app, name="history")
+app.command("prepare")(prepare.prepare)
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(train.app, name="train")
+app.command("encode")(encode.encode)
 app.command("evaluate")(evaluate.evaluate)
 app.command("roundtrip")(roundtrip.roundtrip)
 
@@ -76,6 +84,9 @@ def root(
     How did speed change over commits   ssabench history show
     The paper's run-time figure         ssabench reproduce speed --out out
     Did my change make them slower      ssabench compare --base main
+    Meshes to training data             ssabench prepare meshes/ out/meshes
+    What is in it                       ssabench dataset stats out/meshes
+    A field to latents and back         ssabench train vae models/vae/configs/small.toml --out runs/vae
     How good are these meshes           ssabench evaluate MESHES REFERENCES --protocol direct3d-s2 --out out
     What a resolution can hold          ssabench roundtrip chair.obj --resolution 256 --out out
     """

@@ -5,19 +5,17 @@ Rows are appended to a file as they come; a run that was stopped goes on from th
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from functools import partial
 from pathlib import Path
-
-import torch
-from pebble import ProcessExpired, ProcessPool
 
 from eval.job import Job, make_row, run_job, sha256
 from eval.nearest import use_threads
 from eval.protocols.protocol import Protocol
 from eval.rows import FILE, Row, read_rows, to_lines
+from models.data.dataset import crew
+from models.data.dataset.crew import Lost, Processes
 
 Progress = Callable[[str, int, int], None]
 PICTURES = "pictures"
@@ -84,41 +82,24 @@ def _run(
 ) -> Iterator[Row]:
     if not jobs:
         return
-    # Forked processes inherit locks and CUDA contexts in states that no one leaves again.
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, cores() // workers) if device == "cpu" else cores()
-    pool = ProcessPool(min(workers, len(jobs)), initializer=_start, initargs=(threads,), context=context)
+    size = min(workers, len(jobs))
+    threads = max(1, cores() // size) if device == "cpu" else cores()
+    work = partial(_attempt, protocol=protocol, pictures=pictures, device=device, threads=threads)
+    workforce: Processes[Job, Row] = Processes(work, size)
     try:
-        waiting: dict[Future[Row], Job] = {
-            pool.schedule(run_job, args=(job, protocol, pictures, device), timeout=time_limit): job for job in jobs
-        }
-        for future in as_completed(waiting):
-            job = waiting.pop(future)
-            try:
-                yield future.result()
-            except Exception as error:  # whatever goes wrong with one asset is its row's to tell
-                yield make_row(job, protocol, device, "failed", _reason(error, time_limit), seconds=None)
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
+        for job, result in crew.run(workforce, jobs, time_limit):
+            if isinstance(result, Lost):
+                yield make_row(job, protocol, device, "failed", result.reason, seconds=None)
+            else:
+                yield result
     finally:
-        pool.join()
+        workforce.close()
 
 
-def _start(threads: int) -> None:
-    """Of a worker: it has its share of the cores for searches; torch's small operations gain nothing from threads."""
-    torch.set_num_threads(1)
+def _attempt(job: Job, protocol: Protocol, pictures: Path, device: str, threads: int) -> Row:
+    """Of a worker, which has its share of the cores for searches."""
     use_threads(threads)
-
-
-def _reason(error: Exception, time_limit: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"took longer than {time_limit:g} s"
-    if isinstance(error, ProcessExpired):
-        return f"its process ended with exit code {error.exitcode}"
-    detail = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {detail}"
+    return run_job(job, protocol, pictures, device)
 
 
 def _kept(rows: Sequence[Row], jobs: Sequence[Job], protocol: Protocol) -> dict[tuple[str, str], Row]:

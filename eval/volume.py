@@ -15,9 +15,10 @@ from torch import Tensor
 from eval.rays import inside
 from eval.sampling import draw_samples
 from eval.surface import Surface
-from models.data.flood import OUTSIDE, Sides, flood
+from models.data.flood import flood
 from models.data.octree import Grid, descend
 from models.data.sdf import RESOLUTIONS
+from models.data.sides import OUTSIDE, Sides
 
 # Of the grid of `solid_iou`, in its steps: around the meshes, and no whole number so that faces of boxes lie between.
 _MARGIN = 1.37
@@ -116,8 +117,8 @@ def solid_iou(pred: Surface, ref: Surface, resolution: int = 128) -> float:
     plane = torch.cartesian_prod(*[torch.arange(resolution, device=low.device)] * 2).T
     common = union = 0
     for x in range(resolution):  # plane by plane, to bound memory
-        keys = grid.key(torch.cat([torch.full_like(plane[:1], x), plane]), 0)
-        a, b = (side.at(keys) != OUTSIDE for side in sides)
+        points = torch.cat([torch.full_like(plane[:1], x), plane])
+        a, b = (side.at(points) != OUTSIDE for side in sides)
         common, union = common + int((a & b).sum()), union + int((a | b).sum())
     return common / union if union else 1.0
 

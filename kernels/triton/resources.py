@@ -93,7 +93,7 @@ def launches(arch: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.d
     scale = head_dim**-0.5
     found: dict[Launch, None] = {}
     table = configs.shipped_table("fp32" if dtype == torch.float32 else f"sm{arch}")
-    with _recorded(found), configs.overridden(table):
+    with recorded(found), configs.overridden(table):
         o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
         o.backward(torch.zeros_like(o))
         o, _ = ops.compressed_attention(q, k_cmp, v_cmp, layout, scale=scale)
@@ -139,7 +139,9 @@ def compile_all(arch: int, workers: int = 2) -> Iterator[Resources]:
 
 
 @contextmanager
-def _recorded(found: dict[Launch, None]) -> Iterator[None]:
+def recorded(found: dict[Launch, None]) -> Iterator[None]:
+    """Launches of kernels are not made but added to `found`."""
+
     def record(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         bound = dict(zip(kernel.arg_names, args, strict=False))
         options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in kwargs}

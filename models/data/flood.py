@@ -9,39 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.data.octree import Grid, Near, expand_ranges
+from models.data.octree import Grid, Near, expand_ranges, find
+from models.data.sides import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
 
 # Of grid coordinates, all in double precision: neighbouring triangles round their common edge differently.
 _EDGE_SLACK = 1e-9
 # A grid point so near to the surface is on it; every step from it along that axis is barred.
 _ON_SURFACE = 1e-7
-
-# THIN: inside, where the solid is thinner than the grid can show.
-INSIDE, OUTSIDE, ON_SURFACE, THIN = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Every place of the grid by level: sorted keys and on which side they are."""
-
-    grid: Grid
-    levels: tuple[tuple[Tensor, Tensor], ...]  # finest first: int64 [C], sides int8 [C]
-
-    def at(self, keys: Tensor) -> Tensor:
-        """Sides, int8 [P], of grid points by key of level 0."""
-        answer = torch.zeros(len(keys), dtype=torch.int8, device=keys.device)
-        missing = torch.arange(len(keys), device=keys.device)
-        coords = self.grid.coords(keys, 0)
-        for level, (known, sides) in enumerate(self.levels):
-            index, found = find(known, self.grid.key(coords[:, missing] >> level, level))
-            answer[missing[found]] = sides[index[found]]
-            missing = missing[~found]
-        return answer
 
 
 def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Sides:
@@ -68,46 +46,43 @@ def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Sides:
     barred, touching = barred_steps(corners, grid)
     component = connected_components(_edges(keys, first, barred, grid), first[-1])
     far = component[first[grid.root_level]]  # the first coarsest cell is a corner of the margin
-    sides = torch.where(component == far, OUTSIDE, INSIDE).to(torch.int8)
+    side = torch.where(component == far, OUTSIDE, INSIDE).to(torch.int8)
     index, found = find(keys[0], touching)
-    sides[index[found]] = ON_SURFACE
-    levels = tuple((known, sides[a:b]) for known, (a, b) in zip(keys, itertools.pairwise(first), strict=True))
-    return _mark_thin(Sides(grid, levels))
+    side[index[found]] = ON_SURFACE
+    sides = Sides.of_cells(
+        grid, [(known, side[a:b]) for known, (a, b) in zip(keys, itertools.pairwise(first), strict=True)]
+    )
+    _mark_thin(sides, keys[0][side[: len(keys[0])] == INSIDE])
+    return sides
 
 
-def _mark_thin(sides: Sides) -> Sides:
+def _mark_thin(sides: Sides, within: Tensor) -> None:
     """Marks the inside points that are far from every cell of eight points without an outside one.
 
     A plate that holds such a cell is met by the grid everywhere, as a discrete plane without holes; a thinner one only
     here and there. The points in a corner or at an edge of a thick solid have such a cell beside them.
+
+    Args:
+        within: keys int64 [P] of the inside points near the surface.
     """
-    keys, side = sides.levels[0]
-    within = (side == INSIDE).nonzero()[:, 0]
-    coords = sides.grid.coords(keys[within], 0)
-    thin = torch.arange(len(within), device=keys.device)
+    thin = sides.grid.coords(within, 0)
     for octant in itertools.product((-1, 1), repeat=3):
-        fits = torch.ones_like(thin, dtype=torch.bool)
+        fits = torch.ones(thin.shape[1], dtype=torch.bool, device=thin.device)
         for corner in itertools.product((0, 1), repeat=3):
             index = fits.nonzero()[:, 0]
             shift = tuple(a * b for a, b in zip(octant, corner, strict=True))
-            fits[index] = sides.at(sides.grid.key(_shifted(coords[:, thin[index]], shift), 0)) != OUTSIDE
-        thin = thin[~fits]
-    marked = Sides(sides.grid, ((keys, side.index_fill(0, within[thin], THIN)), *sides.levels[1:]))
+            fits[index] = sides.at(_shifted(thin[:, index], shift)) != OUTSIDE
+        thin = thin[:, ~fits]
+    sides.mark(thin, THIN)
+    alone = thin
     for shift in itertools.product((-1, 0, 1), repeat=3):
-        thin = thin[marked.at(sides.grid.key(_shifted(coords[:, thin], shift), 0)) != INSIDE]
-    return Sides(sides.grid, ((keys, side.index_fill(0, within[thin], THIN)), *sides.levels[1:]))
+        alone = alone[:, sides.at(_shifted(alone, shift)) != INSIDE]
+    sides.mark(thin, INSIDE)
+    sides.mark(alone, THIN)
 
 
 def _shifted(coords: Tensor, shift: Iterable[int]) -> Tensor:
     return coords + torch.tensor(list(shift), device=coords.device)[:, None]
-
-
-def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Position of each key in the sorted `known`, and whether it is there."""
-    if not len(known):
-        return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
-    index = torch.searchsorted(known, keys).clamp_(max=len(known) - 1)
-    return index, known[index] == keys
 
 
 def _edges(keys: list[Tensor], first: list[int], barred: list[Tensor], grid: Grid) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.data.flood import find
+from models.data.octree import find
 from models.data.sdf import SparseSDF
 from models.data.stencil import gradient, stencil_keys
 

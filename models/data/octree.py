@@ -161,6 +161,14 @@ def expand_ranges(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return member, start[member] + _ranks(count)
 
 
+def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Position of each key in the sorted `known`, and whether it is there."""
+    if not len(known):
+        return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
+    index = torch.searchsorted(known, keys).clamp_(max=len(known) - 1)
+    return index, known[index] == keys
+
+
 def _middle(key: Tensor) -> int:
     """Where sorted pairs can be cut near the middle without parting a cell; 0 if there is one cell only."""
     half = key[len(key) // 2]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.distance import triangle_distance
-from models.data.flood import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides, find, flood
-from models.data.octree import SLACK, Grid, Near, descend
+from models.data.flood import flood
+from models.data.octree import SLACK, Grid, Near, descend, find
+from models.data.sides import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
 from models.data.sight import Sight
 
 RESOLUTIONS = (16, 2048)
@@ -147,7 +148,7 @@ def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor,
     wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
     sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
     keys = torch.cat([wall_keys, sheet_keys]).unique()
-    side = sides.at(keys)
+    side = sides.at(grid.coords(keys, 0))
     wall = _spread(wall_keys, wall_distance.clamp(min=_LEAST), keys)
     sheet = _spread(sheet_keys, sheet_distance, keys)
     # A point on a wall counts as inside, one on a sheet is decided by the sheet. Thin parts may be walls or sheets.
@@ -203,10 +204,11 @@ def _surface(corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> tup
 
 def _told_apart(corners: Tensor, keys: Tensor, triangle: Tensor, member: Tensor, grid: Grid, sides: Sides) -> Tensor:
     """Triangles whose next grid points above and below are outside on the one hand, inside on the other."""
-    side = sides.at(keys)[member]
+    points = grid.coords(keys, 0)
+    side = sides.at(points)[member]
     a, b, c = corners.unbind(1)
     normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-    height = (normal[triangle] * (grid.coords(keys, 0).T[member] - a[triangle])).sum(1)
+    height = (normal[triangle] * (points.T[member] - a[triangle])).sum(1)
     out_above, out_below, in_above, in_below = (
         _any(kind & far, triangle, len(corners))
         for kind in ((side == OUTSIDE) | (side == THIN), side == INSIDE)
@@ -239,16 +241,16 @@ def _halves(corners: Tensor) -> Tensor:
 
 def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
     """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
-    here = sides.at(keys)
-    outside, inside = (here == OUTSIDE) | (here == THIN), here == INSIDE
     coords = grid.coords(keys, 0)
+    here = sides.at(coords)
+    outside, inside = (here == OUTSIDE) | (here == THIN), here == INSIDE
     # Nearest first: most points need no more than the neighbours along the axes.
     for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
         unsettled = (~(outside & inside)).nonzero()[:, 0]
         if not len(unsettled):
             break
         moved = coords[:, unsettled] + torch.tensor(shift, device=keys.device)[:, None]
-        there = sides.at(grid.key(moved, 0))
+        there = sides.at(moved)
         outside[unsettled] |= (there == OUTSIDE) | (there == THIN)
         inside[unsettled] |= there == INSIDE
     return outside, inside

@@ -7,14 +7,17 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.data.flood import INSIDE, ON_SURFACE, Sides, find
-from models.data.octree import Grid, Near, expand_ranges
+from models.data.octree import Grid, Near, find
+from models.data.sides import INSIDE, ON_SURFACE, Sides
 
 # No grid point is seen on that side.
 NOTHING = -1
 # Of the length of a line of sight: it starts on its own triangle.
 _START = 1e-4
 _EDGE = 1e-9
+# In grid steps. The nearest grid point of every so many along a line is less than one step from all of the line in
+# between, so that it knows the triangles there.
+_STEP = 0.25
 # Smaller differences of lengths, in grid steps, are rounding.
 _TIE = 1e-6
 # Pieces that are looked at together.
@@ -57,77 +60,26 @@ class Sight:
         """`seen` with what is seen in the block of `ring` steps around."""
         device, pieces = centre.device, len(centre)
         shifts = torch.tensor(list(itertools.product(range(-ring, ring + 1), repeat=3)), device=device)
-        points = (centre - _TIE).round().long()[:, None] + shifts  # [P, S, 3]
-        keys = self.grid.key(points.flatten(0, 1).T, 0)
-        side = self.sides.at(keys).view(pieces, len(shifts))
+        base = (centre - _TIE).round().long()
+        points = base[:, None] + shifts  # [P, S, 3]
+        coords = points.flatten(0, 1).T
+        side = self.sides.at(coords).view(pieces, len(shifts))
+        index, known = find(self.keys, self.grid.key(coords, 0))
+        row = torch.where(known, index, -1).view(pieces, len(shifts))
         ray = points - centre[:, None]
         above = (ray * normal[:, None]).sum(2)
         # Of equally far points the first: rounding, which differs between devices, must not choose.
         order = (ray.square().sum(2) / _TIE).round().argsort(dim=1, stable=True)
         looked_for = side == INSIDE if inside_only else side != ON_SURFACE
         candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
-        first, blocker = self._blockers(keys.view(pieces, len(shifts)))
-        lines = (seen.clone(), centre, ray, candidate, order, side, first, blocker, self.corners)
+        seen = seen.clone()
+        lines = (seen, centre, base, candidate, order, side, row, self.start, self.end, self.triangle, self.corners)
         if device.type == "cuda":
-            return first_seen(*lines)
-        from models.data import compiled_sight  # numba is not needed on a GPU
+            from models.data import triton_sight  # Triton is not needed on a CPU
 
-        compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE)
-        return lines[0]
+            triton_sight.first_seen(*lines, _START, _EDGE, _STEP)
+        else:
+            from models.data import compiled_sight  # numba is not needed on a GPU
 
-    def _blockers(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Triangles near the points [P, S] of each piece: where they start, int64 [P + 1], and which they are."""
-        index, found = find(self.keys, keys.flatten())
-        piece = torch.arange(len(keys), device=keys.device).repeat_interleave(keys.shape[1])[found]
-        index = index[found]
-        member, pair = expand_ranges(self.start[index].double(), self.end[index].double() - 1)
-        name = (piece[member] * len(self.corners) + self.triangle[pair]).unique()
-        bounds = torch.arange(len(keys) + 1, device=keys.device) * len(self.corners)
-        return torch.searchsorted(name, bounds), name % len(self.corners)
-
-
-def first_seen(
-    seen: Tensor,
-    origin: Tensor,
-    ray: Tensor,
-    candidate: Tensor,
-    order: Tensor,
-    side: Tensor,
-    first: Tensor,
-    blocker: Tensor,
-    corners: Tensor,
-) -> Tensor:
-    """`seen`, int8 [2, P], with the side of the first candidate in sight where it had `NOTHING`.
-
-    Args:
-        origin, ray: fp64 [P, 3] and [P, S, 3]: from the origin to each point.
-        candidate: bool [2, P, S]. order: int64 [P, S] of points. side: int8 [P, S].
-        first: int64 [P + 1] of the blockers int64 [B] of each origin, which are triangles of corners fp64 [F, 3, 3].
-    """
-    for which in range(2):
-        for rank in range(order.shape[1]):
-            blind = (seen[which] == NOTHING).nonzero()[:, 0]
-            point = order[blind, rank]
-            chosen = candidate[which, blind, point]
-            blind, point = blind[chosen], point[chosen]
-            if len(blind):
-                free = _free(origin[blind], ray[blind, point], first[blind], first[blind + 1], blocker, corners)
-                seen[which, blind[free]] = side[blind, point][free]
-    return seen
-
-
-def _free(origin: Tensor, ray: Tensor, first: Tensor, last: Tensor, blocker: Tensor, corners: Tensor) -> Tensor:
-    """Whether no blocker meets a line of sight; intersections as in Moeller and Trumbore (1997)."""
-    member, index = expand_ranges(first.double(), last.double() - 1)
-    a, b, c = corners[blocker[index]].unbind(1)
-    ray, offset = ray[member], origin[member] - a
-    ab, ac = b - a, c - a
-    across, along = torch.linalg.cross(ray, ac), torch.linalg.cross(offset, ab)
-    volume = (ab * across).sum(1)
-    flat = volume == 0
-    inverse = 1 / torch.where(flat, 1, volume)
-    u, v, t = (offset * across).sum(1) * inverse, (ray * along).sum(1) * inverse, (ac * along).sum(1) * inverse
-    met = ~flat & (u > -_EDGE) & (v > -_EDGE) & (u + v < 1 + _EDGE) & (t > _START) & (t < 1)
-    free = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
-    free[member[met]] = False
-    return free
+            compiled_sight.first_seen(*(tensor.numpy() for tensor in lines), _START, _EDGE, _STEP)
+        return seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.data.flood import find
+from models.data.octree import find
 from models.data.sdf import SparseSDF
 
 

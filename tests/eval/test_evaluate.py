@@ -18,8 +18,8 @@ from eval.rows import Row, read_rows, to_lines
 PROTOCOL = load_protocol("direct3d-s2").model_copy(update={"points": 500})
 
 
-def crash(job: Job, protocol: Protocol, pictures: Path, device: str) -> Row:
-    """A job that ends its process, or never ends; for others `run_job`."""
+def crash(job: Job, protocol: Protocol, pictures: Path, device: str, threads: int) -> Row:
+    """What a worker does with a job, but some end their process, never end or raise."""
     if job.asset == "crash":
         os._exit(7)
     if job.asset == "hang":
@@ -106,7 +106,7 @@ def test_a_gpu_gives_the_scores_of_a_cpu(ref: Path, tmp_path: Path, name: str) -
 
 @pytest.mark.slow
 def test_crashes_and_delays_cost_one_row_each(ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "run_job", crash)
+    monkeypatch.setattr(module, "_attempt", crash)
     jobs = [Job(asset, "ours", ref, ref) for asset in ("crash", "hang", "raise", "box")]
     seen: list[int] = []
     rows = evaluate(
@@ -115,8 +115,8 @@ def test_crashes_and_delays_cost_one_row_each(ref: Path, tmp_path: Path, monkeyp
     assert [row.asset for row in rows] == ["crash", "hang", "raise", "box"]
     assert [row.status for row in rows] == ["failed", "failed", "failed", "ok"]
     assert [row.reason for row in rows][:3] == [
-        "its process ended with exit code 7",
-        "took longer than 20 s",
+        "the worker ended with exit code 7",
+        "took longer than the limit of 20 s",
         "KeyError: 'lost'",
     ]
     assert seen == [1, 2, 3, 4]

@@ -10,8 +10,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from models.data.flood import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides, flood, propagate_labels
+from models.data.flood import flood, propagate_labels
 from models.data.octree import Grid, descend
+from models.data.sides import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
 
 R = 32
 
@@ -21,7 +22,7 @@ def sides_of(mesh: shapes.Mesh) -> Tensor:
     grid = Grid(R)
     corners = torch.from_numpy((mesh[0][mesh[1]] + 1) * (R / 2))
     sides: Sides = flood(corners, grid, descend(corners.float(), grid, 1.0))
-    return sides.at(grid.key(torch.cartesian_prod(*[torch.arange(R)] * 3).T, 0)).view(R, R, R)
+    return sides.at(torch.cartesian_prod(*[torch.arange(R)] * 3).T).view(R, R, R)
 
 
 @pytest.mark.parametrize(("nodes", "edges"), [(50, 10), (200, 150), (300, 900), (5, 0)])

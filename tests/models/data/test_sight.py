@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import shapes
 import torch
 
-from models.data import compiled_sight
-from models.data.flood import INSIDE, OUTSIDE, THIN, flood
+from models.data import compiled_sight, triton_sight
+from models.data.flood import flood
 from models.data.octree import Grid, descend
-from models.data.sight import _EDGE, _START, NOTHING, Sight, first_seen
+from models.data.sides import INSIDE, OUTSIDE, THIN
+from models.data.sight import _EDGE, _START, _STEP, NOTHING, Sight
 
 R = 32
 STEP = 2 / R
@@ -47,21 +49,26 @@ def test_a_thin_plate_has_no_solid_beneath_its_faces() -> None:
     assert set(below.tolist()) <= {THIN, NOTHING}
 
 
-def test_tensor_operations_agree_with_compiled_code() -> None:
-    pieces, points, blockers = 60, 20, 300
-    origin = torch.randn(pieces, 3, dtype=torch.float64)
-    ray = torch.randn(pieces, points, 3, dtype=torch.float64)
-    candidate = torch.rand(2, pieces, points) < 0.1
-    order = torch.rand(pieces, points).argsort(1)
-    side = torch.randint(4, (pieces, points), dtype=torch.int8)
-    corners = torch.randn(100, 3, 3, dtype=torch.float64)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_kernel_agrees_with_compiled_code(device: str) -> None:
+    if device == "cpu" and torch.cuda.is_available():
+        pytest.skip("Triton interprets kernels only where there is no GPU")
+    pieces, lists, listed = 60, 40, 300
+    base = torch.randint(5, 9, (pieces, 3))
+    origin = base + (torch.rand(pieces, 3, dtype=torch.float64) - 0.5)
+    candidate = torch.rand(2, pieces, 27) < 0.1
+    order = torch.rand(pieces, 27).argsort(1)
+    side = torch.randint(4, (pieces, 27), dtype=torch.int8)
+    row = torch.randint(-1, lists, (pieces, 27))
+    corners = 7 + 2 * torch.randn(100, 3, 3, dtype=torch.float64)
     corners[::10, 2] = corners[::10, 0]  # without an area
-    first = torch.cat(
-        [torch.zeros(1), torch.rand(pieces - 1).sort().values * blockers, torch.tensor([blockers])]
-    ).long()
-    lines = (origin, ray, candidate, order, side, first, torch.randint(100, (blockers,)), corners)
+    ends = torch.cat([torch.zeros(1), torch.rand(lists - 1).sort().values * listed, torch.tensor([listed])]).long()
+    triangle = torch.randint(100, (listed,))
+    lines = (origin, base, candidate, order, side, row, ends[:-1], ends[1:], triangle, corners)
     nothing = torch.full((2, pieces), NOTHING, dtype=torch.int8)
     compiled = nothing.clone()
-    compiled_sight.first_seen(*(tensor.numpy() for tensor in (compiled, *lines)), _START, _EDGE)
-    assert torch.equal(first_seen(nothing.clone(), *lines), compiled)
+    compiled_sight.first_seen(*(tensor.numpy() for tensor in (compiled, *lines)), _START, _EDGE, _STEP)
+    kernel = nothing.to(device)
+    triton_sight.first_seen(kernel, *(tensor.to(device) for tensor in lines), _START, _EDGE, _STEP)
+    assert torch.equal(kernel.cpu(), compiled)
     assert set(compiled.unique().tolist()) == {NOTHING, 0, 1, 2, 3}

@@ -1,0 +1,66 @@
+"""`ssabench train`: models on prepared datasets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import resolve_device
+from cli.output import progress_bar
+
+app = typer.Typer(no_args_is_help=True, help="Train models on prepared datasets.")
+
+
+@app.callback()
+def group() -> None:
+    """Train models on prepared datasets."""
+
+
+@app.command("vae")
+def vae(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML: see below.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run. One that is there goes on.", show_default=False)],
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many, with a checkpoint.", show_default=False, min=0)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
+    ] = None,
+) -> None:
+    """Train an SS-VAE: sparse distance fields to latents an eighth as fine, and back.
+
+    CONFIG names the datasets (of `ssabench prepare`) and what differs from the published sizes; models/vae/configs has
+    examples. The run's folder holds metrics.jsonl, TensorBoard's files where that is installed, checkpoints, and a
+    table and pictures of each validation. A run that was cut off, even by kill -9, goes on after its last checkpoint
+    with the numbers that it would have had.
+
+    \b
+    ssabench train vae models/vae/configs/small.toml --out runs/vae
+    torchrun --nproc-per-node 8 -m cli train vae CONFIG --out runs/vae
+    """
+    import torch
+
+    from models.training.config import read_config
+    from models.training.processes import is_main
+    from models.training.trainer import train
+    from models.vae.task import VAETask, VAETrainingConfig
+
+    task = VAETask(read_config(config, VAETrainingConfig))
+    with progress_bar() as bar:
+
+        def progress(step: int, steps: int, numbers: dict[str, float]) -> None:
+            if is_main():
+                bar(", ".join(f"{name} {value:.4g}" for name, value in numbers.items()), step, steps)
+
+        reached = train(
+            task,
+            out,
+            torch.device(resolve_device(device)),
+            minutes=math.inf if minutes is None else minutes,
+            progress=progress,
+        )
+    if is_main():
+        print(f"run: {out}, step {reached} of {task.config.training.steps}")

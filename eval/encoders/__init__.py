@@ -1,0 +1,1 @@
+"""Encoders that put shapes, images and texts into one space, and the similarities measured there."""

@@ -1,0 +1,324 @@
+"""Which voxels of a batch are there, in an order that makes parents, children and samples contiguous.
+
+Voxels are sorted by sample and then along the Morton (Z-order) curve: the bits of x, y and z interleaved, x first. The
+eight children of a voxel, the voxels of a cube of 2^k and those of a sample are then runs, so that halving the
+resolution needs no sort and doubling it no search, and neighbours in space are close in memory.
+
+A structure computes its index maps when they are asked for and keeps them. Tensors on the same voxels share one
+structure, so that maps are made once a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from kernels.layout import BlockLayout
+
+# A key is the sample above 48 bits of Morton code: 15 + 3 * 16 bits, not negative.
+_AXIS_BITS = 16
+_SAMPLE_SHIFT = 3 * _AXIS_BITS
+_MAX_SAMPLES = 2**15
+_MORTON = 2**_SAMPLE_SHIFT - 1
+# Neighbours are looked up in blocks of 4^3 voxels: large enough that a surface needs few, small enough that a voxel on
+# its own costs 256 bytes.
+_BLOCK_BITS = 2
+_BLOCK = 2**_BLOCK_BITS
+_BLOCK_VOXELS = _BLOCK**3
+# Voxels that share a mask of the neighbours they have, a tile of the convolution.
+NEIGHBOR_GROUP = 128
+
+OFFSETS: tuple[tuple[int, int, int], ...] = tuple(
+    (x, y, z) for z, y, x in itertools.product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1))
+)
+"""(x, y, z) of the 27 elements of a 3^3 kernel, x fastest; that of element 26 - i is the negative of element i's.
+
+The order of torchsparse for odd kernel sizes, in which the public checkpoints are: torchsparse/nn/utils/kernel.py,
+`get_kernel_offsets`, at mit-han-lab/torchsparse 74099d1, and in version 2.1, where the GPU counts for itself,
+`lookup_coords_kernel` of hashmap_cuda.cuh, whose odd case takes the first axis from the remainder. Even sizes have z
+fastest there.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Parents:
+    """The voxels at half the resolution, and how these voxels hang on them."""
+
+    structure: Structure
+    index: Tensor  # int64 [N]: the parent of each voxel; never decreases
+    offsets: Tensor  # int64 [P + 1]: first child of each parent
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The active voxels of a batch. Build it with `from_coords`.
+
+    Two structures are the same only if they are one object.
+    """
+
+    coords: Tensor  # int32 [N, 4]: sample, x, y, z
+    keys: Tensor  # int64 [N], sorted
+    batch_offsets: Tensor  # int64 [B + 1]: first voxel of each sample
+    depth: int  # coordinates are below 2^depth
+    _windows: dict[tuple[int, int], BlockLayout] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def from_coords(
+        cls, coords: Tensor, batch: Tensor | None = None, *, batch_size: int | None = None
+    ) -> tuple[Structure, Tensor]:
+        """Sort voxels.
+
+        Args:
+            coords: integers [N, 4]: sample, x, y, z; or [N, 3], x, y, z. Any order; x, y, z in [0, 65536), samples in
+                [0, 32768), no voxel twice.
+            batch: integers [N], the sample of each voxel, with coords [N, 3]; one sample if None.
+            batch_size: number of samples; needed only where the last samples are empty.
+
+        Returns:
+            The structure, and the original index of each of its voxels, int64 [N].
+
+        Raises:
+            ValueError: names the argument and what was expected.
+        """
+        coords = _with_samples(coords, batch)
+        if coords.shape[0]:
+            largest, smallest = coords.amax(0).tolist(), coords.amin(0).tolist()
+        else:
+            largest, smallest = [-1, 0, 0, 0], [0] * 4
+        if min(smallest[1:]) < 0 or max(largest[1:]) >= 2**_AXIS_BITS:
+            raise ValueError(
+                f"coords must lie in [0, {2**_AXIS_BITS}), got values in [{min(smallest[1:])}, {max(largest[1:])}]"
+            )
+        batch_size = largest[0] + 1 if batch_size is None else batch_size
+        if not 0 <= batch_size <= _MAX_SAMPLES:
+            raise ValueError(f"batch_size must be in [0, {_MAX_SAMPLES}], got {batch_size}")
+        if smallest[0] < 0 or largest[0] >= batch_size:
+            raise ValueError(f"batch must lie in [0, {batch_size}), got values in [{smallest[0]}, {largest[0]}]")
+        keys, order = _keys(coords[:, 0], coords[:, 1:]).sort()
+        if bool((keys[1:] == keys[:-1]).any()):
+            raise ValueError("coords must not repeat a voxel within a sample")
+        depth = max(largest[1:]).bit_length()
+        return cls._sorted(coords[order].int(), keys, batch_size, depth), order
+
+    @classmethod
+    def _sorted(cls, coords: Tensor, keys: Tensor, batch_size: int, depth: int) -> Structure:
+        samples = torch.arange(batch_size + 1, device=keys.device)
+        return cls(coords, keys, torch.searchsorted(keys, samples << _SAMPLE_SHIFT), depth)
+
+    @classmethod
+    def cat(cls, structures: list[Structure]) -> Structure:
+        """The samples of several structures, one after the other.
+
+        Raises:
+            ValueError: no structure, or too many samples.
+        """
+        if not structures:
+            raise ValueError("structures must not be empty")
+        before = [0, *itertools.accumulate(s.batch_size for s in structures)]
+        if before[-1] > _MAX_SAMPLES:
+            raise ValueError(f"structures must have at most {_MAX_SAMPLES} samples together, got {before[-1]}")
+        first = [0, *itertools.accumulate(s.num_voxels for s in structures)]
+        pairs = list(zip(structures, before[:-1], strict=True))
+        return cls(
+            torch.cat([s.coords + s.coords.new_tensor([samples, 0, 0, 0]) for s, samples in pairs]),
+            torch.cat([s.keys + (samples << _SAMPLE_SHIFT) for s, samples in pairs]),
+            torch.cat(
+                [structures[0].batch_offsets[:1]]
+                + [s.batch_offsets[1:] + voxels for s, voxels in zip(structures, first[:-1], strict=True)]
+            ),
+            max(s.depth for s in structures),
+        )
+
+    def split(self) -> list[Structure]:
+        """One structure a sample."""
+        bounds = self.batch_offsets.tolist()
+        parts = []
+        for sample, (first, last) in enumerate(itertools.pairwise(bounds)):
+            coords = self.coords[first:last] - self.coords.new_tensor([sample, 0, 0, 0])
+            keys = self.keys[first:last] - (sample << _SAMPLE_SHIFT)
+            parts.append(Structure._sorted(coords, keys, 1, self.depth))
+        return parts
+
+    def select(self, keep: Tensor) -> Structure:
+        """The voxels where `keep`, bool [N], holds; samples that lose all their voxels stay, empty.
+
+        Raises:
+            ValueError: `keep` is not bool [N].
+        """
+        if keep.shape != (self.num_voxels,) or keep.dtype != torch.bool:
+            raise ValueError(f"keep must be bool [{self.num_voxels}], got {keep.dtype} {list(keep.shape)}")
+        return Structure._sorted(self.coords[keep], self.keys[keep], self.batch_size, self.depth)
+
+    @property
+    def num_voxels(self) -> int:
+        return self.coords.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch_offsets.shape[0] - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.coords.device
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """int64 [N]: the sample of each voxel."""
+        return self.coords[:, 0].long()
+
+    @cached_property
+    def parents(self) -> Parents:
+        """The voxels at half the resolution that hold at least one of these."""
+        morton = self.keys & _MORTON
+        keys, index, counts = torch.unique_consecutive(
+            self.keys - morton + (morton >> 3), return_inverse=True, return_counts=True
+        )
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        coords = self.coords[offsets[:-1]]
+        coords = torch.cat([coords[:, :1], coords[:, 1:] >> 1], 1)
+        structure = Structure._sorted(coords, keys, self.batch_size, max(self.depth - 1, 0))
+        return Parents(structure, index, offsets)
+
+    @cached_property
+    def children(self) -> Structure:
+        """Every voxel cut into its eight: the children of voxel i are 8 i to 8 i + 7.
+
+        Raises:
+            ValueError: coordinates would exceed their 16 bits.
+        """
+        if self.depth == _AXIS_BITS:
+            raise ValueError(f"coordinates must be below {2 ** (_AXIS_BITS - 1)} to be doubled, got {self.depth} bits")
+        child = torch.arange(8, dtype=torch.int32, device=self.device)
+        step = torch.stack([torch.zeros_like(child), child >> 2, child >> 1 & 1, child & 1], 1)
+        doubled = torch.cat([self.coords[:, :1], self.coords[:, 1:] << 1], 1)
+        morton = self.keys & _MORTON
+        keys = (self.keys - morton + (morton << 3))[:, None] + child.long()
+        return Structure(
+            (doubled[:, None] + step).reshape(-1, 4), keys.reshape(-1), 8 * self.batch_offsets, self.depth + 1
+        )
+
+    @cached_property
+    def neighbors(self) -> Tensor:
+        """int32 [27, N]: the voxel at each of `OFFSETS` from every voxel, -1 where there is none.
+
+        Row 13 is the identity, and row 26 - i is the inverse of row i. 108 bytes a voxel.
+        """
+        voxels = torch.arange(self.num_voxels, dtype=torch.int32, device=self.device)
+        found = voxels.repeat(27, 1)
+        if not self.num_voxels:
+            return found
+        blocks, block = torch.unique_consecutive(self.keys >> 3 * _BLOCK_BITS, return_inverse=True)
+        # Blocks with their neighbours; one more, without voxels, stands for all that are not there.
+        table = found.new_full((len(blocks) + 1, _BLOCK_VOXELS), -1)
+        table.view(-1)[block * _BLOCK_VOXELS + (self.keys & _BLOCK_VOXELS - 1)] = voxels
+        around = self._block_neighbors(blocks).view(-1)
+        table, block = table.view(-1), block * 27 + 13
+        axes = [self._steps(axis) for axis in range(3)]
+        for row, (dx, dy, dz) in enumerate(OFFSETS):
+            if row != 13:
+                (x, in_x), (y, in_y), (z, in_z) = (axis[d + 1] for axis, d in zip(axes, (dx, dy, dz), strict=True))
+                torch.index_select(table, 0, around[block + (x + y + z)] + (in_x + in_y + in_z), out=found[row])
+        return found
+
+    @cached_property
+    def neighbor_masks(self) -> Tensor:
+        """int32 [ceil(N / 128)]: bit i is set where one of 128 voxels that follow one another has a neighbour at
+        element i."""
+        groups = -(-self.num_voxels // NEIGHBOR_GROUP)
+        masks = torch.zeros(groups, dtype=torch.int32, device=self.device)
+        last = groups * NEIGHBOR_GROUP - self.num_voxels
+        for i, row in enumerate(self.neighbors):
+            there = nn.functional.pad(row >= 0, (0, last)).view(groups, NEIGHBOR_GROUP)
+            masks |= there.any(1).int() << i
+        return masks
+
+    def _block_neighbors(self, blocks: Tensor) -> Tensor:
+        """int64 [M, 27]: the first entry in the table of the blocks around each block, in the order of `OFFSETS`."""
+        first = torch.searchsorted(self.keys, blocks << 3 * _BLOCK_BITS)
+        coords = self.coords[first]
+        sample, position = coords[:, :1], coords[:, 1:] >> _BLOCK_BITS
+        around = position[:, None] + torch.tensor(OFFSETS, dtype=torch.int32, device=self.device)  # [M, 27, 3]
+        inside = ((around >= 0) & (around < 2 ** (_AXIS_BITS - _BLOCK_BITS))).all(2)
+        # The key of a block is that of its first voxel without the bits inside the block.
+        keys = _keys(sample.expand(-1, 27), around << _BLOCK_BITS) >> 3 * _BLOCK_BITS
+        index = torch.searchsorted(blocks, keys).clamp_(max=len(blocks) - 1)
+        there = inside & (blocks[index] == keys)
+        return torch.where(there, index, len(blocks)) * _BLOCK_VOXELS
+
+    def _steps(self, axis: int) -> list[tuple[Tensor, Tensor]]:
+        """For the steps -1, 0, 1 along an axis: which block of `OFFSETS` one comes to, as a difference from the centre
+        block, and what the axis adds to the number of the voxel there. int64 [N] each."""
+        stride = 3**axis
+        place = self.coords[:, 1 + axis].long()
+        inside = place & _BLOCK - 1
+        steps = []
+        for step in (-1, 0, 1):
+            moved = inside + step
+            # Bits of x, y, z interleaved, x first.
+            low, high = moved & 1, moved >> 1 & 1
+            steps.append(((moved >> _BLOCK_BITS) * stride, (low << 2 - axis) + (high << 5 - axis)))
+        return steps
+
+    def windows(self, window: int, shift: int) -> BlockLayout:
+        """The partition into windows of side `window` shifted by `shift` voxels; its `sort` and `unsort` go between
+        the order of the structure and that of its tokens.
+
+        Raises:
+            ValueError: names the argument and what was expected.
+        """
+        if (window, shift) not in self._windows:
+            self._windows[window, shift] = BlockLayout.from_coords(
+                self.coords[:, 1:].contiguous(),
+                self.coords[:, 0].contiguous(),
+                resolution=2**self.depth,
+                window=window,
+                window_shift=shift,
+                batch_size=self.batch_size,
+            )
+        return self._windows[window, shift]
+
+    def to(self, device: torch.device | str) -> Structure:
+        """The same voxels on another device; the structure itself if it is there. Index maps are made anew."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
+        coords, keys, offsets = (x.to(device, non_blocking=True) for x in (self.coords, self.keys, self.batch_offsets))
+        return Structure(coords, keys, offsets, self.depth)
+
+
+def _with_samples(coords: Tensor, batch: Tensor | None) -> Tensor:
+    """Integers [N, 4]."""
+    if coords.is_floating_point() or coords.is_complex() or coords.dtype == torch.bool:
+        raise ValueError(f"coords must be integers, got {coords.dtype}")
+    if coords.ndim != 2 or coords.shape[1] not in (3, 4):
+        raise ValueError(f"coords must be [N, 4] or, with batch, [N, 3], got {list(coords.shape)}")
+    if coords.shape[1] == 4:
+        if batch is not None:
+            raise ValueError("batch must be None where coords are [N, 4] and hold the sample themselves")
+        return coords
+    if batch is None:
+        batch = coords.new_zeros(coords.shape[0])
+    if batch.shape != coords.shape[:1] or batch.is_floating_point() or batch.device != coords.device:
+        raise ValueError(
+            f"batch must be integers [{coords.shape[0]}] on {coords.device} like coords, "
+            f"got {batch.dtype} {list(batch.shape)} on {batch.device}"
+        )
+    return torch.cat([batch[:, None].long(), coords.long()], 1)
+
+
+def _keys(sample: Tensor, position: Tensor) -> Tensor:
+    """int64 [...] from samples [...] and x, y, z [..., 3]."""
+    x, y, z = (_spread(position[..., axis].long()) for axis in range(3))
+    return (sample.long() << _SAMPLE_SHIFT) | x << 2 | y << 1 | z
+
+
+def _spread(x: Tensor) -> Tensor:
+    """The 16 low bits with two zeros between each."""
+    x = x & 0xFFFF
+    x = (x | x << 16) & 0x0000FF0000FF
+    x = (x | x << 8) & 0x00F00F00F00F
+    x = (x | x << 4) & 0x0C30C30C30C3
+    return (x | x << 2) & 0x249249249249

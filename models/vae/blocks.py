@@ -1,0 +1,135 @@
+"""What encoder and decoder are made of. Names of parameters are those of the published checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.sparse.attention import WindowAttention
+from models.sparse.convolution import SparseConv3d
+from models.sparse.norm import SparseGroupNorm, layer_norm
+from models.sparse.pooling import downsample, subdivide
+from models.sparse.tensor import SparseTensor
+from models.vae.config import VAEConfig
+
+_EPSILON = 1e-6
+_LONGEST_WAVE = 10_000.0
+
+
+class SparseLinear(nn.Linear):
+    """A linear layer on every voxel."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]  # a container of a tensor
+        return x.replace(super().forward(x.feats))
+
+
+class SparseSiLU(nn.Module):
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return x.replace(nn.functional.silu(x.feats))
+
+
+def position_embedding(coords: Tensor, channels: int) -> Tensor:
+    """Sines and cosines of x, y and z in waves from 2 pi to 10,000 times as long, a third of the channels each.
+
+    Args:
+        coords: int [N, 3].
+
+    Returns:
+        fp32 [N, channels]; what three axes cannot share is zero.
+    """
+    waves = channels // 6
+    frequency = _LONGEST_WAVE ** -(torch.arange(waves, device=coords.device) / waves)
+    angle = coords.float()[:, :, None] * frequency  # [N, 3, waves]
+    embedded = torch.cat([angle.sin(), angle.cos()], 2).flatten(1)
+    return nn.functional.pad(embedded, (0, channels - embedded.shape[1]))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU("tanh"), nn.Linear(4 * channels, channels))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return x.replace(self.mlp(x.feats))
+
+
+class TransformerBlock(nn.Module):
+    """Attention in windows and a feed-forward network, each on normalised features and added to what came in."""
+
+    def __init__(self, config: VAEConfig, shift: int) -> None:
+        super().__init__()
+        heads = config.channels // config.head_channels
+        self.attn = WindowAttention(config.channels, heads, window=config.window, shift=shift)
+        self.mlp = FeedForward(config.channels)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        x = x.replace(x.feats + self.attn(layer_norm(x, eps=_EPSILON)).feats)
+        return x.replace(x.feats + self.mlp(layer_norm(x, eps=_EPSILON)).feats)
+
+
+class Transformer(nn.Module):
+    """Positions and blocks, with windows that shift."""
+
+    def __init__(self, in_channels: int, config: VAEConfig) -> None:
+        super().__init__()
+        self.input_layer = SparseLinear(in_channels, config.channels)
+        shifts = [config.window // 2 * (block % 2) for block in range(config.blocks)]
+        self.blocks = nn.ModuleList(TransformerBlock(config, shift) for shift in shifts)
+
+    def transform(self, x: SparseTensor, run: Runner) -> SparseTensor:
+        x = self.input_layer(x)
+        x = x.replace(x.feats + position_embedding(x.coords[:, 1:], x.feats.shape[1]).to(x.feats.dtype))
+        for block in self.blocks:
+            x = run(block, x)
+        return x
+
+
+class DownBlock(nn.Module):
+    """Half the resolution: the mean of the voxels there are, and a residual of two convolutions."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.act_layers = nn.Sequential(SparseGroupNorm(_groups(channels), channels), SparseSiLU())
+        self.out_layers = nn.Sequential(
+            SparseConv3d(channels, out_channels),
+            SparseGroupNorm(_groups(out_channels), out_channels),
+            SparseSiLU(),
+            SparseConv3d(out_channels, out_channels),
+        )
+        self.skip_connection = SparseConv3d(channels, out_channels, kernel_size=1)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        residual = self.out_layers(downsample(self.act_layers(x)))
+        return residual.replace(residual.feats + self.skip_connection(downsample(x)).feats)
+
+
+class SubdivideBlock(nn.Module):
+    """Twice the resolution: every voxel becomes eight, with a convolution before and one after."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.act_layers = nn.Sequential(SparseConv3d(channels, out_channels), SparseSiLU())
+        self.out_layers = nn.Sequential(SparseConv3d(out_channels, out_channels), SparseSiLU())
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.out_layers(subdivide(self.act_layers(x)))
+
+
+class Runner:
+    """Calls blocks; where checkpointing is on they keep only what came in, and compute again in the backward pass."""
+
+    def __init__(self, checkpointing: bool) -> None:
+        self._checkpointing = checkpointing
+
+    def __call__(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
+        if not (self._checkpointing and torch.is_grad_enabled()):
+            return block(x)
+        found: SparseTensor = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
+        return found
+
+
+def _groups(channels: int) -> int:
+    """32 as published, or what a smaller model can share its channels out to."""
+    return math.gcd(32, channels)

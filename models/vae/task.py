@@ -1,0 +1,145 @@
+"""What an SS-VAE is trained on and how it is validated: the task of `models.training.trainer`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.data.cameras import orbit
+from models.data.dataset import PreparedDataset, open_dataset
+from models.data.isosurface import Surface, isosurface
+from models.data.render import normal_colors, render, save_png
+from models.data.sdf import SparseSDF
+from models.data.textured import untextured
+from models.files import write_whole
+from models.training.config import Settings, TrainingConfig
+from models.training.order import batch_generator, batch_indices
+from models.vae.batch import Fields, fields_of, inputs_of, targets_of
+from models.vae.config import VAEConfig
+from models.vae.losses import LossWeights, vae_losses
+from models.vae.model import SparseVAE
+
+_PICTURE_SIZE = 384  # pixels along a side
+
+
+class DataConfig(Settings):
+    """Datasets of `ssabench prepare`, with fields of all these resolutions; each batch has one of them."""
+
+    folders: tuple[Path, ...] = Field(min_length=1)
+    resolutions: tuple[int, ...] = Field(default=(256, 384, 512), min_length=1)
+    validation_samples: int = Field(default=4, ge=0)  # of the split val of each folder
+
+
+class VAETrainingConfig(Settings):
+    """The file that `ssabench train vae` reads."""
+
+    data: DataConfig
+    model: VAEConfig = VAEConfig()
+    losses: LossWeights = LossWeights()
+    checkpointing: bool = True  # of blocks: less memory, a third more time
+    training: TrainingConfig = TrainingConfig()
+
+
+class VAETask:
+    """A new model and its data.
+
+    Raises:
+        DatasetError: a folder that is no dataset, or lacks a resolution.
+    """
+
+    def __init__(self, config: VAETrainingConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.training.seed)
+        self.model = SparseVAE(config.model)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        self.units: list[nn.Module] = [*encoder.downsample, *encoder.blocks, *decoder.blocks, *decoder.upsample]
+        self._train = [self._open(folder, "train") for folder in config.data.folders]
+        shown = config.data.folders if config.data.validation_samples else ()
+        self._validation = [self._open(folder, "val") for folder in shown]
+
+    def _open(self, folder: Path, split: str) -> PreparedDataset:
+        return open_dataset(folder, split, resolutions=self.config.data.resolutions, mesh=False, views=False)
+
+    def batch(self, number: int) -> Fields:
+        training = self.config.training
+        resolutions = self.config.data.resolutions
+        resolution = resolutions[int(batch_generator(number, training.seed).integers(len(resolutions)))]
+        total = sum(map(len, self._train))
+        fields, sharp = [], []
+        for index in batch_indices(number, training.batch_size, total, training.seed):
+            field, mask = _sample(self._train, index, resolution)
+            fields.append(field)
+            sharp.append(mask)
+        return Fields(fields, sharp)
+
+    def losses(self, model: nn.Module, batch: Fields) -> dict[str, Tensor]:
+        decoded, posterior = model(inputs_of(batch.fields), checkpointing=self.config.checkpointing)
+        return vae_losses(decoded, posterior, targets_of(batch), self.config.losses)
+
+    def validate(self, model: nn.Module, device: torch.device, folder: Path | None) -> dict[str, float]:
+        """Errors in grid steps by resolution; a table of them and a picture of each field, given and decoded."""
+        # Not through DistributedDataParallel, which knows of forward passes only.
+        vae: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        rows: list[dict[str, Any]] = []
+        for resolution in self.config.data.resolutions:
+            for dataset in self._validation:
+                for index in range(min(self.config.data.validation_samples, len(dataset))):
+                    field, sharp = _sample([dataset], index, resolution)
+                    given = Fields([field], [sharp]).to(device)
+                    row, decoded = _compare(vae, given)
+                    rows.append({"key": dataset.entries[index].key, "resolution": resolution, **row})
+                    if folder is not None:
+                        name = f"{resolution}-{dataset.entries[index].key}.png"
+                        _picture(folder / name, given.fields[0], decoded)
+        if folder is not None:
+            write_whole(folder / "errors.jsonl", (json.dumps(row) + "\n" for row in rows))
+        found: dict[str, float] = {}
+        for resolution in self.config.data.resolutions:
+            chosen = [row for row in rows if row["resolution"] == resolution]
+            for name in ("steps", "sharp_steps", "wrong_side", "divergence"):
+                if chosen:
+                    found[f"validation/{resolution}/{name}"] = sum(float(row[name]) for row in chosen) / len(chosen)
+        return found
+
+
+def _sample(datasets: list[PreparedDataset], index: int, resolution: int) -> tuple[SparseSDF, Tensor]:
+    for dataset in datasets:
+        if index < len(dataset):
+            return dataset.field(index, resolution)
+        index -= len(dataset)
+    raise IndexError(index)
+
+
+def _compare(vae: SparseVAE, given: Fields) -> tuple[dict[str, float], SparseSDF]:
+    """Mean errors of the decoded mean: on the band and near sharp edges in grid steps, and the share of points of which
+    the side is wrong."""
+    field, targets = given.fields[0], targets_of(given)
+    posterior = vae.encode(inputs_of(given.fields))
+    decoded = vae.decode(posterior.mean)
+    error = (decoded.feats - targets.values.feats).abs()[:, 0] * (field.tau * field.resolution / 2)
+    wrong = (decoded.feats < 0) != (targets.values.feats < 0)
+    row = {
+        "steps": float(error[targets.band].mean()),
+        "sharp_steps": float(error[targets.sharp].mean()) if bool(targets.sharp.any()) else 0.0,
+        "wrong_side": float(wrong.float().mean()),
+        "divergence": float(posterior.divergence()),
+    }
+    return row, fields_of(decoded, field.resolution, field.tau)[0]
+
+
+def _picture(path: Path, given: SparseSDF, decoded: SparseSDF) -> None:
+    """Normals of both surfaces side by side."""
+    images = [_normals(isosurface(field)) for field in (given, decoded)]
+    save_png(path, torch.cat(images, 1))
+
+
+def _normals(surface: Surface) -> Tensor:
+    camera = orbit(20, 30, width=_PICTURE_SIZE, height=_PICTURE_SIZE)
+    if not len(surface.faces):
+        return torch.ones(_PICTURE_SIZE, _PICTURE_SIZE, 3)
+    return normal_colors(render(untextured(surface.vertices, surface.faces, "surface"), camera).normal).cpu()
