@@ -22,6 +22,8 @@ def sparse_conv3d(feats: Tensor, kernel: Tensor, bias: Tensor | None, structure:
     `torch.backends.cuda.matmul` may). Under autocast in its dtype, like torch's own convolutions. Differentiable once
     in feats, kernel and bias; sums in fp32, deterministic.
 
+    The order of kernel elements is that of the public checkpoints; `from_dense_kernel` makes it.
+
     Args:
         feats: [N, Cin]. kernel: [27, Cin, Cout], elements in the order of `structure.OFFSETS`. bias: [Cout].
 
@@ -98,9 +100,10 @@ def _convolution(feats: Tensor, kernel: Tensor, bias: Tensor | None, neighbors: 
     wide = torch.promote_types(feats.dtype, torch.float32)
     feats_wide, kernel_wide = feats.to(wide), kernel.to(wide)
     out = feats_wide.new_zeros(feats.shape[0], kernel.shape[2])
-    for row, weights in zip(neighbors, kernel_wide, strict=True):
-        to = (row >= 0).nonzero()[:, 0]
-        out.index_add_(0, to, feats_wide[row[to]] @ weights)
+    with torch.autocast("cpu", enabled=False):
+        for row, weights in zip(neighbors, kernel_wide, strict=True):
+            to = (row >= 0).nonzero()[:, 0]
+            out.index_add_(0, to, feats_wide[row[to]] @ weights)
     if bias is not None:
         out += bias
     return out.to(feats.dtype)
@@ -124,9 +127,10 @@ def _weight_gradient(feats: Tensor, grad: Tensor, neighbors: Tensor) -> Tensor:
     wide = torch.promote_types(feats.dtype, torch.float32)
     feats_wide, grad_wide = feats.to(wide), grad.to(wide)
     parts = []
-    for row in neighbors:
-        to = (row >= 0).nonzero()[:, 0]
-        parts.append(feats_wide[row[to]].T @ grad_wide[to])
+    with torch.autocast("cpu", enabled=False):
+        for row in neighbors:
+            to = (row >= 0).nonzero()[:, 0]
+            parts.append(feats_wide[row[to]].T @ grad_wide[to])
     return torch.stack(parts).to(feats.dtype)
 
 

@@ -5,14 +5,16 @@ eight children of a voxel, the voxels of a cube of 2^k and those of a sample are
 resolution needs no sort and doubling it no search, and neighbours in space are close in memory.
 
 A structure computes its index maps when they are asked for and keeps them. Tensors on the same voxels share one
-structure, so that maps are made once a batch.
+structure, so that maps are made once a batch. How many parents there are is known on the host only after waiting, so
+ask for maps before a region that torch.compile takes as one graph.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,23 @@ fastest there.
 """
 
 
+_T = TypeVar("_T")
+
+
+class _kept(Generic[_T]):
+    """A property that is computed once. Like functools.cached_property, whose lock torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], _T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    def __get__(self, structure: Structure, owner: type[Structure] | None = None) -> _T:
+        kept = structure._maps
+        if self.name not in kept:
+            kept[self.name] = self.compute(structure)
+        value: _T = kept[self.name]
+        return value
+
+
 @dataclass(frozen=True, eq=False)
 class Parents:
     """The voxels at half the resolution, and how these voxels hang on them."""
@@ -64,7 +83,7 @@ class Structure:
     keys: Tensor  # int64 [N], sorted
     batch_offsets: Tensor  # int64 [B + 1]: first voxel of each sample
     depth: int  # coordinates are below 2^depth
-    _windows: dict[tuple[int, int], BlockLayout] = field(default_factory=dict, init=False, repr=False)
+    _maps: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_coords(
@@ -165,12 +184,12 @@ class Structure:
     def device(self) -> torch.device:
         return self.coords.device
 
-    @cached_property
+    @_kept
     def batch(self) -> Tensor:
         """int64 [N]: the sample of each voxel."""
         return self.coords[:, 0].long()
 
-    @cached_property
+    @_kept
     def parents(self) -> Parents:
         """The voxels at half the resolution that hold at least one of these."""
         morton = self.keys & _MORTON
@@ -183,7 +202,7 @@ class Structure:
         structure = Structure._sorted(coords, keys, self.batch_size, max(self.depth - 1, 0))
         return Parents(structure, index, offsets)
 
-    @cached_property
+    @_kept
     def children(self) -> Structure:
         """Every voxel cut into its eight: the children of voxel i are 8 i to 8 i + 7.
 
@@ -201,7 +220,7 @@ class Structure:
             (doubled[:, None] + step).reshape(-1, 4), keys.reshape(-1), 8 * self.batch_offsets, self.depth + 1
         )
 
-    @cached_property
+    @_kept
     def neighbors(self) -> Tensor:
         """int32 [27, N]: the voxel at each of `OFFSETS` from every voxel, -1 where there is none.
 
@@ -224,7 +243,7 @@ class Structure:
                 torch.index_select(table, 0, around[block + (x + y + z)] + (in_x + in_y + in_z), out=found[row])
         return found
 
-    @cached_property
+    @_kept
     def neighbor_masks(self) -> Tensor:
         """int32 [ceil(N / 128)]: bit i is set where one of 128 voxels that follow one another has a neighbour at
         element i."""
@@ -270,8 +289,8 @@ class Structure:
         Raises:
             ValueError: names the argument and what was expected.
         """
-        if (window, shift) not in self._windows:
-            self._windows[window, shift] = BlockLayout.from_coords(
+        if (window, shift) not in self._maps:
+            self._maps[window, shift] = BlockLayout.from_coords(
                 self.coords[:, 1:].contiguous(),
                 self.coords[:, 0].contiguous(),
                 resolution=2**self.depth,
@@ -279,7 +298,8 @@ class Structure:
                 window_shift=shift,
                 batch_size=self.batch_size,
             )
-        return self._windows[window, shift]
+        layout: BlockLayout = self._maps[window, shift]
+        return layout
 
     def to(self, device: torch.device | str) -> Structure:
         """The same voxels on another device; the structure itself if it is there. Index maps are made anew."""

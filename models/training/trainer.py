@@ -57,9 +57,18 @@ B = TypeVar("B", bound=Batch)
 class Task(Protocol[B]):
     """A model and what it learns."""
 
-    config: Any  # a `Settings` with a part `training`
-    model: nn.Module
-    units: list[nn.Module]  # parts of the model that FSDP2 gathers one after the other
+    @property
+    def config(self) -> Any:
+        """A `Settings` with a part `training`."""
+        ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """Parts of the model that FSDP2 gathers one after the other."""
+        ...
 
     def batch(self, number: int) -> B:
         """A batch on the CPU, a function of its number alone."""

@@ -6,11 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from models.sparse.attention import WindowAttention
+from models.sparse.attention import SparseWindowAttention
 from models.sparse.convolution import SparseConv3d
-from models.sparse.norm import SparseGroupNorm, layer_norm
-from models.sparse.pooling import downsample, subdivide
+from models.sparse.norm import SparseGroupNorm, SparseLayerNorm
+from models.sparse.pooling import mean_pool, subdivide
 from models.sparse.tensor import SparseTensor
 from models.vae.config import VAEConfig
 
@@ -21,7 +22,7 @@ _LONGEST_WAVE = 10_000.0
 class SparseLinear(nn.Linear):
     """A linear layer on every voxel."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]  # a container of a tensor
+    def forward(self, x: SparseTensor) -> SparseTensor:
         return x.replace(super().forward(x.feats))
 
 
@@ -61,12 +62,28 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: VAEConfig, shift: int) -> None:
         super().__init__()
         heads = config.channels // config.head_channels
-        self.attn = WindowAttention(config.channels, heads, window=config.window, shift=shift)
+        self.norm = SparseLayerNorm(config.channels, eps=_EPSILON, elementwise_affine=False)
+        self.attn = SparseWindowAttention(config.channels, heads, window=config.window, shift=shift)
         self.mlp = FeedForward(config.channels)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        x = x.replace(x.feats + self.attn(layer_norm(x, eps=_EPSILON)).feats)
-        return x.replace(x.feats + self.mlp(layer_norm(x, eps=_EPSILON)).feats)
+        x = x.replace(x.feats + self.attn(self.norm(x)).feats)
+        return x.replace(x.feats + self.mlp(self.norm(x)).feats)
+
+
+class Runner:
+    """Calls blocks; where checkpointing is on they keep only what came in, and compute again in the backward pass."""
+
+    def __init__(self, checkpointing: bool) -> None:
+        self._checkpointing = checkpointing
+
+    def __call__(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
+        found: SparseTensor
+        if self._checkpointing and torch.is_grad_enabled():
+            found = checkpoint(block, x, use_reentrant=False)
+        else:
+            found = block(x)
+        return found
 
 
 class Transformer(nn.Module):
@@ -86,6 +103,18 @@ class Transformer(nn.Module):
         return x
 
 
+class Convolution(nn.Module):
+    """A convolution whose parameters lie one level deeper, where the published checkpoints have them."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = SparseConv3d(in_channels, out_channels, kernel_size)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        found: SparseTensor = self.conv(x)
+        return found
+
+
 class DownBlock(nn.Module):
     """Half the resolution: the mean of the voxels there are, and a residual of two convolutions."""
 
@@ -93,16 +122,16 @@ class DownBlock(nn.Module):
         super().__init__()
         self.act_layers = nn.Sequential(SparseGroupNorm(_groups(channels), channels), SparseSiLU())
         self.out_layers = nn.Sequential(
-            SparseConv3d(channels, out_channels),
+            Convolution(channels, out_channels),
             SparseGroupNorm(_groups(out_channels), out_channels),
             SparseSiLU(),
-            SparseConv3d(out_channels, out_channels),
+            Convolution(out_channels, out_channels),
         )
-        self.skip_connection = SparseConv3d(channels, out_channels, kernel_size=1)
+        self.skip_connection = Convolution(channels, out_channels, kernel_size=1)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        residual = self.out_layers(downsample(self.act_layers(x)))
-        return residual.replace(residual.feats + self.skip_connection(downsample(x)).feats)
+        residual = self.out_layers(mean_pool(self.act_layers(x)))
+        return residual.replace(residual.feats + self.skip_connection(mean_pool(x)).feats)
 
 
 class SubdivideBlock(nn.Module):
@@ -110,24 +139,11 @@ class SubdivideBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.act_layers = nn.Sequential(SparseConv3d(channels, out_channels), SparseSiLU())
-        self.out_layers = nn.Sequential(SparseConv3d(out_channels, out_channels), SparseSiLU())
+        self.act_layers = nn.Sequential(Convolution(channels, out_channels), SparseSiLU())
+        self.out_layers = nn.Sequential(Convolution(out_channels, out_channels), SparseSiLU())
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         return self.out_layers(subdivide(self.act_layers(x)))
-
-
-class Runner:
-    """Calls blocks; where checkpointing is on they keep only what came in, and compute again in the backward pass."""
-
-    def __init__(self, checkpointing: bool) -> None:
-        self._checkpointing = checkpointing
-
-    def __call__(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
-        if not (self._checkpointing and torch.is_grad_enabled()):
-            return block(x)
-        found: SparseTensor = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
-        return found
 
 
 def _groups(channels: int) -> int:

@@ -61,7 +61,8 @@ def encode_dataset(
     shards: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(fields.entries, key=lambda entry: (entry.shard or "", entry.offset or 0)):
         shards[entry.shard or ""].append(entry)
-    _claim(out, {"dataset": _digest(dataset / "dataset.json"), "resolution": resolution, "weights": weights_digest(vae)})
+    digests = {"dataset": _digest(dataset / "dataset.json"), "weights": weights_digest(vae)}
+    _claim(out, {**digests, "resolution": resolution})
     vae = vae.to(device).eval()
     found: list[LatentEntry] = []
     done = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.sparse.norm import layer_norm
+from models.sparse.norm import SparseLayerNorm
 from models.sparse.tensor import SparseTensor
 from models.vae.blocks import DownBlock, Runner, SparseLinear, SubdivideBlock, Transformer
 from models.vae.config import VAEConfig
@@ -40,13 +40,14 @@ class Encoder(Transformer):
         self.input_layer1 = SparseLinear(1, c // 16)
         sizes = [(c // 16, c // 8), (c // 8, c // 4), (c // 4, c)]
         self.downsample = nn.ModuleList(DownBlock(*size) for size in sizes)
+        self.norm = SparseLayerNorm(c, elementwise_affine=False)
         self.out_layer = SparseLinear(c, 2 * config.latent_channels)
 
     def forward(self, x: SparseTensor, run: Runner) -> Posterior:
         x = self.input_layer1(x)
         for block in self.downsample:
             x = run(block, x)
-        x = self.out_layer(layer_norm(self.transform(x, run)))
+        x = self.out_layer(self.norm(self.transform(x, run)))
         mean, log_variance = x.feats.float().chunk(2, dim=1)
         return Posterior(x.replace(mean), log_variance.clamp(*_LOG_VARIANCE))
 

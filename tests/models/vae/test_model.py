@@ -1,0 +1,134 @@
+"""An SS-VAE answers on the blocks of its latents, sample by sample, whole or in boxes, and learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small import CONFIG, MESHES, fields, random_vae
+
+from models.sparse.tensor import SparseTensor
+from models.vae.batch import inputs_of, targets_of
+from models.vae.blocks import position_embedding
+from models.vae.config import VAEConfig
+from models.vae.decoding import decode
+from models.vae.losses import LossWeights, vae_losses
+from models.vae.model import Posterior, SparseVAE
+
+
+def test_the_decoder_answers_where_the_targets_are() -> None:
+    batch = fields()
+    vae = random_vae()
+    decoded, posterior = vae(inputs_of(batch.fields))
+    assert torch.equal(decoded.coords, targets_of(batch).values.coords)
+    assert posterior.mean.feats.shape == (decoded.num_voxels // 512, CONFIG.latent_channels)
+    assert posterior.mean.feats.dtype == decoded.feats.dtype == torch.float32
+    assert float(decoded.feats.abs().max()) <= 1
+
+
+def test_samples_of_a_batch_do_not_see_each_other() -> None:
+    batch = fields()
+    vae = random_vae()
+    with torch.no_grad():
+        together = vae.encode(inputs_of(batch.fields)).mean
+        decoded = vae.decode(together)
+        for index, field in enumerate(batch.fields):
+            alone = vae.encode(inputs_of([field])).mean
+            torch.testing.assert_close(alone.feats, together.split()[index].feats, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(vae.decode(alone).feats, decoded.split()[index].feats, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1, 30, 100])
+def test_decoding_in_boxes_is_decoding_in_one_piece(most: int) -> None:
+    vae = random_vae()
+    torch.manual_seed(3)
+    coords = torch.cat([torch.randint(2, (200, 1)), torch.randint(16, (200, 3))], 1).unique(dim=0)
+    latents = SparseTensor.from_coords(coords, torch.randn(len(coords), CONFIG.latent_channels))
+    with torch.no_grad():
+        whole = vae.decode(latents)
+    boxes = decode(vae, latents, max_latents=most)
+    assert torch.equal(boxes.coords, whole.coords)
+    torch.testing.assert_close(boxes.feats, whole.feats, atol=1e-5, rtol=1e-5)
+
+
+def test_checkpointing_changes_nothing() -> None:
+    x, targets = inputs_of(fields().fields), targets_of(fields())
+    gradients = []
+    for checkpointing in (False, True):
+        vae = random_vae().train()
+        torch.manual_seed(5)
+        decoded, posterior = vae(x, checkpointing=checkpointing)
+        vae_losses(decoded, posterior, targets, LossWeights())["loss"].backward()
+        gradients.append({name: weight.grad for name, weight in vae.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.slow
+def test_it_learns_a_field_by_heart() -> None:
+    batch = fields(meshes=MESHES[1:])
+    x, targets = inputs_of(batch.fields), targets_of(batch)
+    torch.manual_seed(0)
+    vae = SparseVAE(CONFIG)
+    optimizer = torch.optim.AdamW(vae.parameters(), 3e-3, weight_decay=0.0)
+    for _ in range(150):
+        losses = vae_losses(*vae(x), targets, LossWeights())
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(x).mean)
+    error = (decoded.feats - targets.values.feats).abs()[targets.band]
+    assert float(error.mean()) < 0.05  # of tau: a tenth of a grid step
+    assert float(((decoded.feats < 0) != (targets.values.feats < 0)).float().mean()) < 0.01
+
+
+def test_losses_are_means_over_their_points() -> None:
+    batch = fields()
+    targets = targets_of(batch)
+    decoded = targets.values.replace(torch.where(targets.sharp, 0.1, torch.where(targets.band, 0.2, 0.3))[:, None])
+    decoded = decoded.replace(decoded.feats + targets.values.feats)
+    latents = SparseTensor.from_coords(torch.zeros(1, 3, dtype=torch.int32), torch.full((1, 2), 2.0))
+    posterior = Posterior(latents, torch.zeros(1, 2))
+    losses = vae_losses(decoded, posterior, targets, LossWeights(band=1, extra=10, sharp=100, divergence=1000))
+    smooth, sharp = int((targets.band & ~targets.sharp).sum()), int(targets.sharp.sum())
+    band = (0.04 * smooth + 0.01 * sharp) / (smooth + sharp)
+    assert float(losses["band"]) == pytest.approx(band, rel=1e-4)
+    assert float(losses["extra"]) == pytest.approx(0.09, rel=1e-4)
+    assert float(losses["sharp"]) == pytest.approx(0.01, rel=1e-4)
+    assert float(losses["divergence"]) == pytest.approx(2.0)  # mean^2 / 2
+    assert float(losses["loss"]) == pytest.approx(band + 0.9 + 1 + 2000, rel=1e-4)
+
+
+def test_answers_on_other_points_are_refused() -> None:
+    batch = fields()
+    decoded, posterior = random_vae()(inputs_of(batch.fields[:1]))
+    with pytest.raises(ValueError, match="grid points of the targets"):
+        vae_losses(decoded, posterior, targets_of(batch), LossWeights())
+
+
+def test_the_divergence_is_that_of_normal_distributions() -> None:
+    mean, log_variance = torch.randn(5, 3), torch.randn(5, 3)
+    latents = SparseTensor.from_coords(torch.arange(15).view(5, 3), mean)
+    normal = torch.distributions.Normal(latents.feats, (log_variance / 2).exp())
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(Posterior(latents, log_variance).divergence(), expected)
+
+
+def test_positions_differ_and_fill_the_channels() -> None:
+    coords = torch.cartesian_prod(*[torch.arange(6)] * 3)
+    embedded = position_embedding(coords, 32)
+    assert embedded.shape == (216, 32)
+    assert float(torch.cdist(embedded, embedded).fill_diagonal_(1).min()) > 0.1
+    assert float(embedded.abs().max()) <= 1
+    assert not bool(embedded[:, 30:].any())  # 32 = 6 * 5 + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"channels": 40}, "multiple of 16"), ({"channels": 48, "head_channels": 32}, "multiple of head_channels=32")],
+)
+def test_sizes_that_do_not_fit_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        VAEConfig(**settings)
