@@ -14,12 +14,14 @@ from cli import (
     compare,
     dataset,
     encode,
+    evaluate,
     history,
     info,
     prepare,
     profile,
     report,
     reproduce,
+    roundtrip,
     speed,
     train,
     tune,
@@ -51,6 +53,8 @@ app.command("prepare")(prepare.prepare)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(train.app, name="train")
 app.command("encode")(encode.encode)
+app.command("evaluate")(evaluate.evaluate)
+app.command("roundtrip")(roundtrip.roundtrip)
 
 
 def _print_version(wanted: bool) -> None:
@@ -83,6 +87,8 @@ def root(
     Meshes to training data             ssabench prepare meshes/ out/meshes
     What is in it                       ssabench dataset stats out/meshes
     A field to latents and back         ssabench train vae models/vae/configs/small.toml --out runs/vae
+    How good are these meshes           ssabench evaluate MESHES REFERENCES --protocol direct3d-s2 --out out
+    What a resolution can hold          ssabench roundtrip chair.obj --resolution 256 --out out
     """
     require_own_kernels()
 

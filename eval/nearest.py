@@ -19,6 +19,13 @@ from eval.surface import Surface, checked_points
 
 # Queries of a thread's share: small, so that threads end together.
 _SHARE = 2048
+_threads = len(os.sched_getaffinity(0))
+
+
+def use_threads(count: int) -> None:
+    """How many threads searches on the CPU take in this process; else all cores that it may use."""
+    global _threads
+    _threads = count
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ def nearest_point(queries: Tensor, points: Tensor) -> Nearest:
     from scipy.spatial import cKDTree
 
     order = curve_order(queries)  # neighbours visit the same nodes, while these are in the cache
-    found = cKDTree(points.numpy(), balanced_tree=False).query(queries[order].numpy(), workers=-1)
+    found = cKDTree(points.numpy(), balanced_tree=False).query(queries[order].numpy(), workers=_threads)
     return _in_place(order, *(torch.from_numpy(values) for values in found))
 
 
@@ -91,7 +98,7 @@ def _in_place(order: Tensor, distance: Tensor, index: Tensor) -> Nearest:
 def in_threads(work: Callable[[slice], None], count: int) -> None:
     """Does `work` on slices that together are 0 .. count, on all cores that this process may use."""
     parts = [slice(start, min(start + _SHARE, count)) for start in range(0, count, _SHARE)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(_threads) as pool:
         for _ in pool.map(work, parts):
             pass
 

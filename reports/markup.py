@@ -30,6 +30,8 @@ _LATEX = {
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "→": r"$\rightarrow$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "°": r"\textdegree{}",
     "“": "``",
     "”": "''",

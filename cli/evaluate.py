@@ -1,0 +1,132 @@
+"""`ssabench evaluate`: meshes scored against references by a protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import DeviceOption, resolve_device
+from cli.output import console, progress_bar
+
+if TYPE_CHECKING:
+    from eval.job import Job
+    from eval.protocols.protocol import Protocol
+    from reports.markup import Table
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes. Default: one for each core; one on a GPU.", show_default=False),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run that was stopped; what failed is tried again.")
+]
+
+
+def evaluate(
+    preds: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRED",
+            help="Mesh files, or folders of them, one for each method; NAME=PATH names a method.",
+            show_default=False,
+        ),
+    ],
+    ref: Annotated[
+        Path,
+        typer.Argument(metavar="REF", help="The reference: a file, or a folder with equal names.", show_default=False),
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="direct3d-s2, trellis2, dora, 3dshape2vecset, roundtrip, or a TOML file of your own.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of rows, tables, pictures and page.", show_default=False)],
+    workers: WorkersOption = None,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds for one mesh; one that takes longer has failed.")
+    ] = 600,
+    device: DeviceOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Score meshes against references by a published protocol, and compare methods.
+
+    Files are matched by name, without the suffix (glb, gltf, obj, off, ply, stl), in folders and the folders below. A
+    mesh that is missing, empty, not finite, too slow or crashes its process has failed: it counts with the worst score
+    of each metric and is listed with its reason. An asset whose reference cannot be used counts for no method.
+
+    Protocols fix normalisation, samples, metrics and thresholds; they are data in eval/protocols, with their sources
+    and what the papers leave open. A metric that cannot run here is listed, never estimated.
+
+    OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
+    report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
+
+    \b
+    ssabench evaluate ours baseline references --protocol direct3d-s2 --out out/evaluation
+    ssabench evaluate ours=run7/meshes references --protocol trellis2 --workers 8 --out out/trellis2
+    ssabench evaluate chair.obj chair.glb --protocol dora --out out/chair
+    """
+    from eval.job import Job
+    from eval.matching import match
+    from eval.protocols.protocol import load_protocol
+
+    chosen = load_protocol(protocol)
+    found = match(preds, ref)
+    jobs = [Job(one.asset, method, pred, one.ref) for one in found.matches for method, pred in one.preds.items()]
+    for path in found.unmatched:
+        console().print(f"left out: {path}: no reference of this name", markup=False)
+    run_and_report(jobs, chosen, out, workers=workers, device=device, time_limit=time_limit, resume=resume)
+
+
+def run_and_report(
+    jobs: list[Job],
+    protocol: Protocol,
+    out: Path,
+    *,
+    workers: int | None,
+    device: str | None,
+    time_limit: float,
+    resume: bool,
+    title: str | None = None,
+) -> None:
+    """Evaluate, print the means and what failed, and write the report."""
+    from eval.aggregate import aggregate
+    from eval.evaluate import cores
+    from eval.evaluate import evaluate as run
+    from reports.evaluation import comparison_table, failure_table, not_run_table, render_evaluation, summary_table
+
+    where = resolve_device(device)
+    with progress_bar() as progress:
+        rows = run(
+            jobs,
+            protocol,
+            out,
+            workers=workers or (cores() if where == "cpu" else 1),
+            device=where,
+            time_limit=time_limit,
+            resume=resume,
+            progress=progress,
+        )
+    found = aggregate(rows, protocol)
+    _print(summary_table(found))
+    if found.comparisons:
+        _print(comparison_table(found))
+    for table in (failure_table(found), not_run_table(protocol)):
+        for row in table.rows:
+            console().print(": ".join(cell.text for cell in row), markup=False)
+    print(render_evaluation(rows, protocol, out, title=title))
+
+
+def _print(table: Table) -> None:
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    grid = Grid()
+    for column, title in enumerate(table.header):
+        grid.add_column(escape(title), justify="left" if table.is_text(column) else "right")
+    for row in table.rows:
+        grid.add_row(*(escape(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row))
+    console().print(grid)

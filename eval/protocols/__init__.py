@@ -1,0 +1,1 @@
+"""Evaluation protocols as data: one TOML file each, read by `eval.protocols.protocol`."""

@@ -1,0 +1,128 @@
+"""`ssabench evaluate` and `ssabench roundtrip` from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trimesh
+from typer.testing import CliRunner, Result
+
+from cli.app import app
+from eval.protocols.protocol import protocol_names
+from eval.rows import read_rows
+
+SMALL = """
+name = "small"
+title = "Small"
+source = "a test"
+normalisation = "unit-cube"
+points = 500
+
+[[metrics]]
+key = "cd"
+label = "CD"
+kind = "chamfer"
+convention = "mean_l1"
+target = "surface"
+
+[[metrics]]
+key = "uni3d"
+label = "Uni3D"
+kind = "similarity"
+encoder = "uni3d"
+query = "image"
+"""
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def box(path: Path, side: float = 1.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trimesh.creation.box([side] * 3).export(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        box(tmp_path / "ref" / f"{name}.ply")
+        box(tmp_path / "near" / f"{name}.stl", 1.01)
+        box(tmp_path / "far" / f"{name}.obj", 1.1)
+    box(tmp_path / "near" / "c.stl")
+    (tmp_path / "far" / "b.obj").unlink()
+    (tmp_path / "small.toml").write_text(SMALL)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_methods_are_compared_and_failures_listed(folder: Path) -> None:
+    out = folder / "out"
+    arguments = [
+        "evaluate",
+        folder / "far",
+        f"close={folder / 'near'}",
+        folder / "ref",
+        "--protocol",
+        folder / "small.toml",
+    ]
+    arguments += ["--out", out, "--workers", 1, "--device", "cpu"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.index("│ close") < result.output.index("│ far")  # the best first
+    assert "b: far: no prediction" in result.output
+    assert "Uni3D: not run: needs published weights" in result.output
+    assert "left out" in result.output
+    assert "c.stl" in result.output
+    assert (out / "index.html").exists()
+    rows = {(row.asset, row.method): row for row in read_rows(out / "rows.jsonl")}
+    assert rows["a", "close"].scores["cd"] == pytest.approx(0.005, rel=0.02)
+    assert rows["b", "far"].status == "failed"
+
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "exists: resume it" in again.output
+    resumed = run(*arguments, "--resume")
+    assert resumed.exit_code == 0
+    assert {(row.asset, row.method): row for row in read_rows(out / "rows.jsonl")}["a", "far"] == rows["a", "far"]
+
+
+@pytest.mark.slow
+def test_a_round_trip_of_two_resolutions(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mesh = tmp_path / "bar.obj"
+    trimesh.creation.box([1, 0.2, 0.1]).export(mesh)
+    result = run("roundtrip", mesh, "--resolution", "64, 128", "--out", out, "--workers", 1, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    errors = {row.method: row.scores["cd"] for row in read_rows(out / "rows.jsonl")}
+    assert 0 < errors["128"] < errors["64"]
+    assert (out / "pictures" / "overview" / "bar.jpg").exists()
+
+
+def test_the_help_names_every_protocol() -> None:
+    text = run("evaluate", "--help").output
+    assert [name for name in protocol_names() if name not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "near", "ref", "--protocol", "dorra", "--out", "out"], "protocol must be one of"),
+        (["evaluate", "nowhere", "ref", "--protocol", "dora", "--out", "out"], "does not exist"),
+        (["evaluate", "near/a.stl", "ref", "--protocol", "dora", "--out", "out"], "all files or all folders"),
+        (["evaluate", "near", "near", "ref", "--protocol", "dora", "--out", "out"], "two predictions are called"),
+        (["roundtrip", "ref", "--resolution", "32", "--out", "out"], "--resolution takes different numbers from 64"),
+        (["roundtrip", "ref", "--resolution", "64,64", "--out", "out"], "different numbers"),
+        (["roundtrip", "nowhere", "--out", "out"], "does not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (folder / "out").exists()
