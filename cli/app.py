@@ -19,6 +19,7 @@ from cli import (
     info,
     prepare,
     profile,
+    reconstruct,
     report,
     reproduce,
     roundtrip,
@@ -53,6 +54,7 @@ app.command("prepare")(prepare.prepare)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(train.app, name="train")
 app.command("encode")(encode.encode)
+app.command("reconstruct")(reconstruct.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
 app.command("roundtrip")(roundtrip.roundtrip)
 

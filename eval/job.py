@@ -58,7 +58,7 @@ def run_job(job: Job, protocol: Protocol, pictures: Path, device: str) -> Row:
     try:
         ref = read_surface(job.ref, "reference", device)
         if isinstance(job.pred, RoundTrip):
-            ref = _fitted(ref)
+            ref = fitted(ref)
         transform_of(ref, protocol.normalisation)
     except ValueError as error:
         return row("no_reference", str(error))
@@ -153,7 +153,12 @@ def software() -> dict[str, str]:
     return found
 
 
-def _fitted(surface: Surface) -> Surface:
+def fitted(surface: Surface) -> Surface:
+    """The surface as Direct3D-S2 fits it into the cube [-1, 1]: longest side 1.9.
+
+    Raises:
+        MeshError: no surface area.
+    """
     vertices, faces, _ = fit_into_cube(surface.vertices.cpu().numpy(), surface.faces.cpu().numpy(), surface.name)
     device = surface.vertices.device
     return Surface(torch.from_numpy(vertices).to(device), torch.from_numpy(faces).to(device), surface.name)

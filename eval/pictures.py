@@ -64,6 +64,16 @@ def heat_map(pred: Surface, ref: Surface) -> Image.Image:
     return _image(small)
 
 
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one height in a row."""
+    sheet = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet
+
+
 def overview(reference: Path, columns: Sequence[tuple[str, Path, Path]]) -> Image.Image:
     """One picture of an asset: the reference, then for each method its prediction over its heat map.
 

@@ -79,7 +79,7 @@ class Task(Protocol[B]):
         ...
 
     def validate(self, model: nn.Module, device: torch.device, folder: Path | None) -> dict[str, float]:
-        """Numbers by name, for averaged weights; pictures and tables go into the folder where one is given."""
+        """Numbers by name, for averaged weights; pictures and tables go into the folder, which is there, if one is."""
         ...
 
 
@@ -200,6 +200,8 @@ class _Run(Generic[B]):
 
     def _validate(self) -> dict[str, float]:
         folder = self.folder / "validation" / f"step-{self.step:08d}" if self.team.main else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self.ema.swap()
         try:
             self.model.eval()

@@ -1,0 +1,139 @@
+"""From random solids to a trained SS-VAE, latents and a reconstruction, by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from typer.testing import CliRunner
+
+from cli.app import app
+from kernels import api
+from models.training.checkpoint import checkpoint_path
+from models.training.metrics import read_metrics
+from models.vae.files import load_vae, save_vae
+from models.vae.latents import read_latent_manifest, read_latents
+
+CONFIG = """
+checkpointing = {checkpointing}
+[data]
+folders = ["{data}"]
+resolutions = [32]
+validation_samples = 1
+[model]
+channels = 16
+latent_channels = 2
+blocks = 1
+head_channels = 16
+window = 4
+[training]
+steps = {steps}
+batch_size = 1
+learning_rate = 0.01
+warmup_steps = 0
+precision = "fp32"
+loader_workers = 0
+log_every = 1
+validate_every = 4
+save_every = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _eager_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(api, "_triton_unavailable", lambda q: "tests of models run the eager implementation")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "solids"
+    arguments = ["prepare", "solids:6", str(folder), "--resolution", "32", "--workers", "0", "--split", "50,50,0"]
+    result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu"])
+    assert result.exit_code == 0, result.output + result.stderr
+    return result.output
+
+
+def write_config(folder: Path, data: Path, steps: int, checkpointing: bool = True) -> Path:
+    path = folder / "vae.toml"
+    path.write_text(CONFIG.format(data=data, steps=steps, checkpointing=str(checkpointing).lower()))
+    return path
+
+
+@pytest.mark.slow
+def test_train_goes_on_encode_and_reconstruct(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "run"
+    run("train", "vae", write_config(tmp_path, data, 2), "--out", out)
+    text = run("train", "vae", write_config(tmp_path, data, 4), "--out", out)
+    assert f"run: {out}, step 4 of 4" in text
+    rows = read_metrics(out)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    validations = {row["step"]: row["validation/32/wrong_side"] for row in rows if "validation/32/steps" in row}
+    assert list(validations) == [2, 4]  # at the last step of each run
+    assert all(0 <= share <= 1 for share in validations.values())
+    folder = out / "validation" / "step-00000004"
+    errors = [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
+    assert [(folder / f"32-{row['key']}.png").exists() for row in errors] == [True]
+
+    weights, latents = checkpoint_path(out, 4), tmp_path / "latents"
+    assert "6 samples" in run("encode", data, latents, "--weights", weights, "--resolution", "32")
+    entries = read_latent_manifest(latents)
+    assert len(entries) == 6
+    posterior = read_latents(latents, entries[0])
+    assert posterior.mean.feats.shape == (entries[0].latents, 2)
+    assert "6 samples" in run("encode", data, latents, "--weights", weights, "--resolution", "32")  # all kept
+
+    vae = load_vae(weights)
+    torch.nn.init.normal_(vae.decoder.out_layer.weight, std=3.0)  # four steps teach it no surface
+    save_vae(tmp_path / "vae.safetensors", vae)
+    mesh, found = tmp_path / "box.obj", tmp_path / "out" / "box.ply"
+    trimesh.creation.box((1, 2, 3)).export(mesh)
+    text = run("reconstruct", mesh, "--weights", tmp_path / "vae.safetensors", "--resolution", "32", "-o", found)
+    assert "field alone" in text
+    assert len(trimesh.load(found).faces) > 0
+    assert found.with_suffix(".jpg").exists()
+
+
+@pytest.mark.slow
+def test_the_same_latents_come_from_the_same_weights_only(tmp_path: Path, data: Path) -> None:
+    out, latents = tmp_path / "run", tmp_path / "latents"
+    run("train", "vae", write_config(tmp_path, data, 2, checkpointing=False), "--out", out)
+    run("encode", data, latents, "--weights", checkpoint_path(out, 2), "--resolution", "32")
+    vae = load_vae(checkpoint_path(out, 2))
+    torch.nn.init.ones_(vae.encoder.out_layer.bias)
+    save_vae(tmp_path / "other.safetensors", vae)
+    arguments = ["encode", data, latents, "--weights", tmp_path / "other.safetensors", "--resolution", "32"]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu"])
+    assert result.exit_code == 2
+    assert "holds latents of another weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "vae", "missing.toml", "--out", "run"], "configuration missing.toml does not exist"),
+        (["reconstruct", "a.obj", "--weights", "w.safetensors", "-o", "a.txt"], "--out must end in one of"),
+        (
+            ["reconstruct", "a.obj", "--weights", "w.safetensors", "-o", "a.ply", "--resolution", "100"],
+            "--resolution must be a multiple of 8, got 100",
+        ),
+        (["reconstruct", "a.obj", "--weights", "w.safetensors", "-o", "a.ply"], "weights w.safetensors are no file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
