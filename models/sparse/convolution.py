@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from models.sparse.structure import Structure
 from models.sparse.tensor import SparseTensor
 
+_CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
 
 def sparse_conv3d(feats: Tensor, kernel: Tensor, bias: Tensor | None, structure: Structure) -> Tensor:
     """Submanifold 3^3 convolution of features on the voxels of a structure.
@@ -41,6 +43,8 @@ def sparse_conv3d(feats: Tensor, kernel: Tensor, bias: Tensor | None, structure:
         raise ValueError(
             f"feats must be floating point [N={structure.num_voxels}, Cin], got {feats.dtype} {list(feats.shape)}"
         )
+    if feats.is_cuda and feats.dtype not in _CUDA_DTYPES:
+        raise ValueError(f"feats must be fp16, bf16 or fp32 on CUDA, got {feats.dtype}")
     if kernel.ndim != 3 or kernel.shape[:2] != (27, feats.shape[1]) or kernel.dtype != feats.dtype:
         raise ValueError(
             f"kernel must be {feats.dtype} [27, {feats.shape[1]}, Cout], got {kernel.dtype} {list(kernel.shape)}"

@@ -305,7 +305,7 @@ class Structure:
         """The same voxels on another device; the structure itself if it is there. Index maps are made anew."""
         if torch.empty(0, device=device).device == self.device:
             return self
-        coords, keys, offsets = (x.to(device, non_blocking=True) for x in (self.coords, self.keys, self.batch_offsets))
+        coords, keys, offsets = (x.to(device) for x in (self.coords, self.keys, self.batch_offsets))
         return Structure(coords, keys, offsets, self.depth)
 
 

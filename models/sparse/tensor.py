@@ -93,7 +93,7 @@ class SparseTensor:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseTensor:
         """On another device, with features of another dtype, or both."""
         structure = self.structure if device is None else self.structure.to(device)
-        return SparseTensor(self.feats.to(structure.device, dtype or self.dtype, non_blocking=True), structure)
+        return SparseTensor(self.feats.to(structure.device, dtype or self.dtype), structure)
 
     def split(self) -> list[SparseTensor]:
         """One tensor a sample."""

@@ -44,9 +44,7 @@ def convolution_tile(dtype: torch.dtype, in_channels: int, out_channels: int) ->
     width, depth = _padded(out_channels), _padded(in_channels)
     if dtype == torch.float32:
         return Tile(64, min(width, 64), min(depth, 32), 4, 2)
-    if width >= 128:
-        return Tile(128, 128, min(depth, 64), 8, 3)
-    return Tile(128, width, min(depth, 64), 4, 3)
+    return Tile(128, min(width, 128), min(depth, 64), 8 if width >= 64 else 4, 3)
 
 
 def weight_tile(dtype: torch.dtype, in_channels: int, out_channels: int) -> Tile:

@@ -37,9 +37,9 @@ for dtype in (torch.bfloat16, torch.float32):
     for tf32 in (True, False):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         with recorded(found):
-            kernel = torch.zeros(27, 64, 64, dtype=dtype)
-            triton_convolution.convolve(y[:, :64].contiguous(), kernel, None, neighbors, masks)
-            triton_convolution.weight_gradient(y[:, :64].contiguous(), y[:, :64].contiguous(), neighbors)
+            x = torch.zeros(4096, 64, dtype=dtype)
+            triton_convolution.convolve(x, torch.zeros(27, 64, 64, dtype=dtype), None, neighbors, masks)
+            triton_convolution.weight_gradient(x, x, neighbors)
     with recorded(found), mock.patch.object(torch.cuda, "device_of", lambda _: contextlib.nullcontext()):
         for other in (None, z := torch.zeros(4096, 128, dtype=dtype)):
             triton_norm.sums(z, other, coefficients, offsets)

@@ -137,6 +137,8 @@ def test_compile_captures_one_graph_and_gives_the_same_numbers() -> None:
         torch.testing.assert_close(compiled(x), run(x))
         grads = [torch.autograd.grad(f(x), (x.feats, layer.kernel)) for f in (compiled, run)]
         torch.testing.assert_close(*grads)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(compiled(x), run(x))
 
 
 def test_activation_checkpointing_gives_the_same_gradients() -> None:
@@ -269,6 +271,13 @@ def test_a_layer_on_a_gpu_agrees_with_one_on_a_cpu(in_channels: int, out_channel
     for value, repeated, expected in zip(found, again, exact, strict=True):
         assert torch.equal(value, repeated)
         assert relative_error(value.detach(), expected.detach()) < GPU_TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+def test_double_precision_on_a_gpu_is_refused() -> None:
+    x = random_tensor(4, channels=2).to("cuda")
+    with pytest.raises(ValueError, match="feats must be fp16, bf16 or fp32 on CUDA"):
+        SparseConv3d(2, 2).double().cuda()(x)
 
 
 @pytest.mark.gpu
