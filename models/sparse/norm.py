@@ -13,6 +13,11 @@ from models.sparse.tensor import SparseTensor
 class SparseGroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm over the voxels of each sample, as on a dense tensor of these voxels alone."""
 
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, *, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps, dtype=dtype)
+
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         return x.replace(group_norm(x.feats, self.weight, self.bias, x.batch_offsets, self.num_groups, self.eps))
 
