@@ -26,9 +26,11 @@ class SparseLayerNorm(nn.LayerNorm):
     """torch.nn.LayerNorm over the channels of each voxel."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        wide = x.feats.to(torch.promote_types(x.dtype, torch.float32))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (None if p is None else p.to(wide) for p in (self.weight, self.bias))
         with torch.autocast(x.device.type, enabled=False):
-            return x.replace(super().forward(wide).to(x.dtype))
+            y = nn.functional.layer_norm(x.feats.to(wide), self.normalized_shape, weight, bias, self.eps)
+        return x.replace(y.to(x.dtype))
 
 
 def group_norm(
