@@ -13,6 +13,11 @@ from models.sparse.tensor import SparseTensor
 class SparseGroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm over the voxels of each sample, as on a dense tensor of these voxels alone."""
 
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, *, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps, dtype=dtype)
+
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         return x.replace(group_norm(x.feats, self.weight, self.bias, x.batch_offsets, self.num_groups, self.eps))
 
@@ -21,9 +26,11 @@ class SparseLayerNorm(nn.LayerNorm):
     """torch.nn.LayerNorm over the channels of each voxel."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        wide = x.feats.to(torch.promote_types(x.dtype, torch.float32))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (None if p is None else p.to(wide) for p in (self.weight, self.bias))
         with torch.autocast(x.device.type, enabled=False):
-            return x.replace(super().forward(wide).to(x.dtype))
+            y = nn.functional.layer_norm(x.feats.to(wide), self.normalized_shape, weight, bias, self.eps)
+        return x.replace(y.to(x.dtype))
 
 
 def group_norm(

