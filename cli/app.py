@@ -23,6 +23,8 @@ from cli import (
     report,
     reproduce,
     roundtrip,
+    selftest,
+    similarity,
     speed,
     train,
     tune,
@@ -55,6 +57,8 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(train.app, name="train")
 app.command("encode")(encode.encode)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("similarity")(similarity.similarity)
+app.command("selftest")(selftest.selftest)
 app.command("evaluate")(evaluate.evaluate)
 app.command("roundtrip")(roundtrip.roundtrip)
 

@@ -2,7 +2,8 @@
 
 The field lives on the points x_i = 2 i / R - 1 of a grid in [-1, 1)^3, as in Direct3D-S2, and holds those with
 |sdf| < tau (paper, section 3.1). Its solid is what the triangles enclose, whatever their orientation, together with
-what the grid cannot show: open sheets are made two grid steps thick, parts thinner than a cell thicker by as much.
+what the grid cannot show: open sheets are made two grid steps thick, parts thinner than a cell thicker by as much; the
+edge of a wedge of 60 degrees or less, which is so thin, may grow by a step.
 Walls inside the solid are no part of it; within a step or two of where one comes to the surface, inside values may
 still measure to it.
 """
