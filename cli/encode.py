@@ -7,24 +7,16 @@ from typing import Annotated
 
 import typer
 
-from cli.options import resolve_device
+from cli.options import DeviceOption, VAEWeightsOption, resolve_device
 from cli.output import progress_bar
 
 
 def encode(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Of `ssabench prepare`.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the latents.", show_default=False)],
-    weights: Annotated[
-        Path,
-        typer.Option(
-            help="Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict.",
-            show_default=False,
-        ),
-    ],
+    weights: VAEWeightsOption,
     resolution: Annotated[int, typer.Option(help="Of the fields to encode.")] = 512,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Encode a dataset with an SS-VAE: the latents that a diffusion model learns to make.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.", show_default=False),
+]
+VAEWeightsOption = Annotated[
+    Path,
+    typer.Option(
+        "--weights",
+        help="Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict.",
+        show_default=False,
+    ),
+]
+TowerWeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tower-weights", help="File of the CLIP towers. Default: open_clip's cache or download.", show_default=False
+    ),
+]
+PointEncoderWeightsOption = Annotated[
+    Path, typer.Option("--weights", help="The point encoder's published file.", show_default=False)
 ]
 
 Heads = Annotated[int, typer.Option(help="Query heads.")]

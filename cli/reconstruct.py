@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import resolve_device
+from cli.options import DeviceOption, VAEWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 if TYPE_CHECKING:
@@ -21,20 +21,12 @@ def reconstruct(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Mesh to write: glb, obj, off, ply or stl.", show_default=False)
     ],
-    weights: Annotated[
-        Path,
-        typer.Option(
-            help="Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict.",
-            show_default=False,
-        ),
-    ],
+    weights: VAEWeightsOption,
     resolution: Annotated[int, typer.Option(help="Of the field, a multiple of 8.")] = 512,
     max_latents: Annotated[
         int, typer.Option(help="Decoded at once: fewer need less memory, and more time.", min=1)
     ] = 32_768,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Encode a mesh with an SS-VAE, decode it, and score what returns.
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli.options import resolve_device
+from cli.options import DeviceOption, PointEncoderWeightsOption, TowerWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 
 def selftest(
     encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="As of `ssabench similarity`.", show_default=False)],
-    weights: Annotated[Path, typer.Option(help="The point encoder's published file.", show_default=False)],
+    weights: PointEncoderWeightsOption,
     data: Annotated[
         Path,
         typer.Option(
@@ -23,16 +23,11 @@ def selftest(
     templates: Annotated[
         Path, typer.Option(help="data/templates.json of baaivision/Uni3D or salesforce/ULIP.", show_default=False)
     ],
-    tower_weights: Annotated[
-        Path | None,
-        typer.Option(help="File of the CLIP towers. Default: open_clip's cache or download.", show_default=False),
-    ] = None,
+    tower_weights: TowerWeightsOption = None,
     training: Annotated[
         str, typer.Option(help="What the checkpoint was trained with, where several are published.")
     ] = "ensembled",
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Classify labelled point clouds without training, and compare with the accuracy that the authors print.
 

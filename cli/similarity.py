@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import resolve_device
+from cli.options import DeviceOption, PointEncoderWeightsOption, TowerWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 
@@ -24,12 +24,9 @@ def similarity(
         ),
     ],
     encoder: Annotated[str, typer.Option(help="Point encoder: see below.", show_default=False)],
-    weights: Annotated[Path, typer.Option(help="The point encoder's published file.", show_default=False)],
+    weights: PointEncoderWeightsOption,
     out: Annotated[Path, typer.Option(help="JSON to write: scores and where they come from.", show_default=False)],
-    tower_weights: Annotated[
-        Path | None,
-        typer.Option(help="File of the CLIP towers. Default: open_clip's cache or download.", show_default=False),
-    ] = None,
+    tower_weights: TowerWeightsOption = None,
     points: Annotated[
         int | None,
         typer.Option(help="Of each shape. Default: as many as the encoder was trained on.", show_default=False),
@@ -38,9 +35,7 @@ def similarity(
         bool, typer.Option("--outer", help="Points of what is seen from outside only: walls inside lower scores.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Cosine between each shape and its image or caption, by a published point encoder and the CLIP towers it is
     aligned with: ULIP-2, Uni3D and OpenShape of Direct3D-S2's table.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import resolve_device
+from cli.options import DeviceOption, resolve_device
 from cli.output import progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Train models on prepared datasets.")
@@ -26,9 +26,7 @@ def vae(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many, with a checkpoint.", show_default=False, min=0)
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Train an SS-VAE: sparse distance fields to latents an eighth as fine, and back.
 
