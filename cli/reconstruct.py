@@ -11,6 +11,8 @@ from cli.options import DeviceOption, VAEWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eval.protocols.protocol import Protocol
 
 _FORMATS = (".glb", ".obj", ".off", ".ply", ".stl")
@@ -83,12 +85,12 @@ def reconstruct(
     print(f"mesh: {out}\npicture: {picture}")
 
 
-def _write(path: Path, vertices: object, faces: object) -> None:
+def _write(path: Path, vertices: Tensor, faces: Tensor) -> None:
     import trimesh
 
     from models.files import write_whole
 
-    mesh = trimesh.Trimesh(vertices.cpu().numpy(), faces.cpu().numpy(), process=False)  # type: ignore[attr-defined]
+    mesh = trimesh.Trimesh(vertices.cpu().numpy(), faces.cpu().numpy(), process=False)
     data = mesh.export(file_type=path.suffix.lower().lstrip("."))
     write_whole(path, [data])
 

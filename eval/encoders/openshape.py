@@ -112,7 +112,7 @@ class _Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            for part in layer:  # type: ignore[attr-defined]
+            for part in layer.children():
                 x = x + part(x)
         return x
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from eval.encoders.checkpoint import file_sha256
 from eval.encoders.similarity import cosine_matrix
@@ -35,7 +35,7 @@ _SIZE = 260  # pixels that Lite2 was trained for
 class StandInEncoder:
     """Embeds images."""
 
-    model: nn.Module
+    model: Any  # of efficientnet_lite_pytorch, which has no types
     sha256: str  # of the packaged weights
     device: str = "cpu"
     batch_size: int = 16
@@ -54,7 +54,7 @@ class StandInEncoder:
 
     def _embed(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = torch.stack([_pixels(image) for image in images]).to(self.device)
-        return self.model.extract_features(pixels).mean((2, 3)).cpu()  # type: ignore[operator]
+        return self.model.extract_features(pixels).mean((2, 3)).cpu()
 
 
 def load_standin(device: str = "cpu") -> StandInEncoder:

@@ -91,7 +91,15 @@ class _Metric(_Data):
         return None
 
 
-class ChamferMetric(_Metric):
+class _Error(_Metric):
+    """A metric of which less is better."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        return False
+
+
+class ChamferMetric(_Error):
     """A convention of `eval.chamfer`, times `scale`."""
 
     kind: Literal["chamfer"]
@@ -99,10 +107,6 @@ class ChamferMetric(_Metric):
     target: Target
     area: Area = "all"
     scale: Positive = 1.0
-
-    @property
-    def higher_is_better(self) -> bool:
-        return False
 
     def worst(self, diagonal: float) -> float:
         side = diagonal**2 if "l2sq" in self.convention else diagonal
@@ -120,17 +124,13 @@ class FScoreMetric(_Metric):
     scale: Positive = 1.0
 
 
-class HausdorffMetric(_Metric):
+class HausdorffMetric(_Error):
     """A quantile of the distances, the larger of both sides; 1 is the Hausdorff distance."""
 
     kind: Literal["hausdorff"]
     quantile: Annotated[float, Field(gt=0, le=1)]
     target: Target
     scale: Positive = 1.0
-
-    @property
-    def higher_is_better(self) -> bool:
-        return False
 
     def worst(self, diagonal: float) -> float:
         return self.scale * diagonal
@@ -166,7 +166,7 @@ class NormalPSNRMetric(_Metric):
     views: Views
 
 
-class SharpNormalMetric(_Metric):
+class SharpNormalMetric(_Error):
     """Sharp normal error (`eval.sharp_normals`) from views evenly around the shape, times `scale`."""
 
     kind: Literal["sharp_normal_error"]
@@ -174,38 +174,26 @@ class SharpNormalMetric(_Metric):
     size: Count
     scale: Positive = 1.0
 
-    @property
-    def higher_is_better(self) -> bool:
-        return False
-
     def worst(self, diagonal: float) -> float:
         return 4 * self.scale  # opposite normals everywhere
 
 
-class NormalLPIPSMetric(_Metric):
+class NormalLPIPSMetric(_Error):
     """Perceptual distance of normal maps."""
 
     kind: Literal["normal_lpips"]
     views: Views
 
     @property
-    def higher_is_better(self) -> bool:
-        return False
-
-    @property
     def not_run(self) -> str | None:
         return "needs LPIPS with its published backbone and weights, which are not part of ssabench"
 
 
-class NormalFIDMetric(_Metric):
+class NormalFIDMetric(_Error):
     """Frechet distance of image features of paired normal maps (`eval.normal_maps.paired_normal_maps`): of a set."""
 
     kind: Literal["normal_fid"]
     views: Views
-
-    @property
-    def higher_is_better(self) -> bool:
-        return False
 
     @property
     def not_run(self) -> str | None:

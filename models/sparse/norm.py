@@ -18,14 +18,14 @@ class SparseGroupNorm(nn.GroupNorm):
     ) -> None:
         super().__init__(num_groups, num_channels, eps, dtype=dtype)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]  # features with their voxels
         return x.replace(group_norm(x.feats, self.weight, self.bias, x.batch_offsets, self.num_groups, self.eps))
 
 
 class SparseLayerNorm(nn.LayerNorm):
     """torch.nn.LayerNorm over the channels of each voxel."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]  # features with their voxels
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = (None if p is None else p.to(wide) for p in (self.weight, self.bias))
         with torch.autocast(x.device.type, enabled=False):

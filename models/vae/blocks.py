@@ -22,7 +22,7 @@ _LONGEST_WAVE = 10_000.0
 class SparseLinear(nn.Linear):
     """A linear layer on every voxel."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]  # features with their voxels
         return x.replace(super().forward(x.feats))
 
 

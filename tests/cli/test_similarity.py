@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,8 @@ def test_one_shape_alone_scores_what_it_scores_among_others(folder: Path) -> Non
         (lambda folder: (folder / "shapes" / "box.obj").write_text(""), "box.obj"),
     ],
 )
-def test_bad_input_is_one_line(folder: Path, change: object, message: str) -> None:
-    change(folder)  # type: ignore[operator]
+def test_bad_input_is_one_line(folder: Path, change: Callable[[Path], object], message: str) -> None:
+    change(folder)
     code, _, problem = invoke("shapes", "--with", "images")
     assert code == 2
     assert message in problem.splitlines()[-1]

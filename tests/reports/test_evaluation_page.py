@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from rows_factory import PROTOCOL, failed, ok
 
 from eval.evaluate import PICTURES
@@ -37,20 +35,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save(Image.new("RGB", (VIEW.size, VIEW.size), "grey"), path)
     rows += [failed("stool", "ours"), failed("stool", "theirs", "prediction has <no> triangles")]
     return render_evaluation(rows, PROTOCOL, out)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        message = "the page is tested in Chromium, and there is no `chromium` on the PATH: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, PHONE], ids=["desk", "phone"])

@@ -122,10 +122,9 @@ class Processes(Generic[Item, Result]):
             connection.send(item)
 
     def wait(self, busy: Collection[int], timeout: float | None) -> list[tuple[int, Result | Lost]]:
-        connections = {self._workers[worker][1]: worker for worker in busy}
+        ready = wait([self._workers[worker][1] for worker in busy], timeout)
         found: list[tuple[int, Result | Lost]] = []
-        for connection in wait(list(connections), timeout):
-            worker = connections[connection]  # type: ignore[index]  # of what was waited for
+        for worker in [worker for worker in busy if self._workers[worker][1] in ready]:
             try:
                 found.append((worker, self._workers[worker][1].recv()))
             except (EOFError, ConnectionError):

@@ -158,7 +158,9 @@ def _remove(out: Path) -> None:
 def _header(source: str, settings: Settings, plan: Plan) -> Header:
     decided = {"settings": settings.to_json(), "versions": versions(), "assets_sha256": plan.assets_sha256}
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    return Header(complete=False, source=source, assets=len(plan.order), sha256=digest, **decided)  # type: ignore[arg-type]  # pydantic's types
+    return Header.model_validate(
+        {"complete": False, "source": source, "assets": len(plan.order), "sha256": digest, **decided}
+    )
 
 
 def _refuse_another(out: Path, header: Header) -> None:
