@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,22 @@ class Targets:
     values: SparseTensor  # fp32 [512 L, 1]: distances over tau; 1 and -1 off the band
     band: Tensor  # bool [512 L]: nearer than tau
     sharp: Tensor  # bool [512 L]: near a sharp edge
+
+
+def cropped(field: SparseSDF, sharp: Tensor, side: int, generator: np.random.Generator) -> tuple[SparseSDF, Tensor]:
+    """The points of a field in a random box around one of them, and which of these are near a sharp edge.
+
+    Args:
+        sharp: bool [V].
+        side: of the box in grid points, a multiple of the 8 of a latent, so that none is cut.
+    """
+    if not len(field.coords):
+        return field, sharp
+    seen = field.coords[int(generator.integers(len(field.coords)))] // FACTOR
+    start = seen - torch.from_numpy(generator.integers(side // FACTOR, size=3)).to(seen)
+    start = start.clamp(min=0).clamp(max=(field.resolution - side) // FACTOR) * FACTOR
+    inside = ((field.coords >= start) & (field.coords < start + side)).all(1)
+    return replace(field, coords=field.coords[inside], values=field.values[inside]), sharp[inside]
 
 
 def inputs_of(fields: Sequence[SparseSDF]) -> SparseTensor:

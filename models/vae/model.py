@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from models.sparse.convolution import SparseConv3d
 from models.sparse.norm import SparseLayerNorm
 from models.sparse.tensor import SparseTensor
 from models.vae.blocks import DownBlock, Runner, SparseLinear, SubdivideBlock, Transformer
@@ -14,6 +16,7 @@ from models.vae.config import VAEConfig
 
 # Of the logarithm of the variance: beyond it the exponential means nothing in half precision.
 _LOG_VARIANCE = (-30.0, 20.0)
+_FIRST_LOG_VARIANCE = -4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +87,24 @@ class SparseVAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """So that a new model passes signals on: nothing normalises between the decoder's convolutions, and with
+        PyTorch's default weights its values would come out a thousand times smaller than the features that enter."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.encoder.out_layer, self.decoder.out_layer):
-            nn.init.zeros_(layer.weight)
+            elif isinstance(module, SparseConv3d):
+                inputs = module.kernel.numel() // module.kernel.shape[-1]
+                nn.init.normal_(module.kernel, std=math.sqrt(2 / inputs))
+                nn.init.zeros_(module.bias)
+        # Latents begin as their means with a little noise: noise alone would teach the decoder to ignore them.
+        mean, log_variance = self.encoder.out_layer.weight.data.chunk(2)
+        nn.init.xavier_uniform_(mean)
+        nn.init.zeros_(log_variance)
+        nn.init.constant_(self.encoder.out_layer.bias.data.chunk(2)[1], _FIRST_LOG_VARIANCE)
 
     def encode(self, x: SparseTensor, *, checkpointing: bool = False) -> Posterior:
         """

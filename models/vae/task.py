@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from models.data.cameras import orbit
 from models.data.dataset import PreparedDataset, open_dataset
+from models.data.dataset.manifest import DatasetError
 from models.data.isosurface import Surface, isosurface
 from models.data.render import normal_colors, render, save_png
 from models.data.sdf import SparseSDF
@@ -19,8 +21,8 @@ from models.data.textured import untextured
 from models.files import write_whole
 from models.training.config import Settings, TrainingConfig
 from models.training.order import batch_generator, batch_indices
-from models.vae.batch import Fields, fields_of, inputs_of, targets_of
-from models.vae.config import VAEConfig
+from models.vae.batch import Fields, cropped, fields_of, inputs_of, targets_of
+from models.vae.config import FACTOR, VAEConfig
 from models.vae.losses import LossWeights, vae_losses
 from models.vae.model import SparseVAE
 
@@ -28,10 +30,13 @@ _PICTURE_SIZE = 384  # pixels along a side
 
 
 class DataConfig(Settings):
-    """Datasets of `ssabench prepare`, with fields of all these resolutions; each batch has one of them."""
+    """Datasets of `ssabench prepare`. Each batch is of one resolution, from the folders that have it."""
 
     folders: tuple[Path, ...] = Field(min_length=1)
-    resolutions: tuple[int, ...] = Field(default=(256, 384, 512), min_length=1)
+    resolutions: tuple[int, ...] = Field(default=(256, 384, 512), min_length=1)  # one named twice comes twice as often
+    # Grid points along a side of the box that a batch sees of a larger field, so that all resolutions cost about the
+    # same; None shows it whole. Not of the paper.
+    crop: int | None = Field(default=None, ge=FACTOR, multiple_of=FACTOR)
     validation_samples: int = Field(default=4, ge=0)  # of the split val of each folder
 
 
@@ -49,7 +54,7 @@ class VAETask:
     """A new model and its data.
 
     Raises:
-        DatasetError: a folder that is no dataset, or lacks a resolution.
+        DatasetError: a folder that is no dataset or has none of the resolutions, or a resolution that no folder has.
     """
 
     def __init__(self, config: VAETrainingConfig) -> None:
@@ -58,21 +63,36 @@ class VAETask:
         self.model = SparseVAE(config.model)
         encoder, decoder = self.model.encoder, self.model.decoder
         self.units: list[nn.Module] = [*encoder.downsample, *encoder.blocks, *decoder.blocks, *decoder.upsample]
-        self._train = [self._open(folder, "train") for folder in config.data.folders]
-        shown = config.data.folders if config.data.validation_samples else ()
-        self._validation = [self._open(folder, "val") for folder in shown]
+        self._train = self._open("train")
+        self._validation = self._open("val") if config.data.validation_samples else {}
 
-    def _open(self, folder: Path, split: str) -> PreparedDataset:
-        return open_dataset(folder, split, resolutions=self.config.data.resolutions, mesh=False, views=False)
+    def _open(self, split: str) -> dict[int, list[PreparedDataset]]:
+        """By resolution, the folders that have it."""
+        data = self.config.data
+        datasets = [open_dataset(folder, split, mesh=False, views=False) for folder in data.folders]
+        for dataset in datasets:
+            if not set(dataset.resolutions) & set(data.resolutions):
+                there, wanted = _listed(dataset.resolutions), _listed(data.resolutions)
+                raise DatasetError(f"{dataset.folder} has fields of {there}, not of {wanted}")
+        found = {
+            resolution: [dataset for dataset in datasets if resolution in dataset.resolutions]
+            for resolution in sorted(set(data.resolutions))
+        }
+        for resolution, having in found.items():
+            if not having:
+                raise DatasetError(f"no dataset of {_listed(data.folders)} has fields of {resolution}")
+        return found
 
     def batch(self, number: int) -> Fields:
-        training = self.config.training
-        resolutions = self.config.data.resolutions
-        resolution = resolutions[int(batch_generator(number, training.seed).integers(len(resolutions)))]
-        total = sum(map(len, self._train))
+        training, data = self.config.training, self.config.data
+        generator = batch_generator(number, training.seed)
+        resolution = data.resolutions[int(generator.integers(len(data.resolutions)))]
+        datasets = self._train[resolution]
         fields, sharp = [], []
-        for index in batch_indices(number, training.batch_size, total, training.seed):
-            field, mask = _sample(self._train, index, resolution)
+        for index in batch_indices(number, training.batch_size, sum(map(len, datasets)), training.seed):
+            field, mask = _sample(datasets, index, resolution)
+            if data.crop is not None and data.crop < resolution:
+                field, mask = cropped(field, mask, data.crop, generator)
             fields.append(field)
             sharp.append(mask)
         return Fields(fields, sharp)
@@ -86,8 +106,8 @@ class VAETask:
         # Not through DistributedDataParallel, which knows of forward passes only.
         vae: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         rows: list[dict[str, Any]] = []
-        for resolution in self.config.data.resolutions:
-            for dataset in self._validation:
+        for resolution, datasets in self._validation.items():
+            for dataset in datasets:
                 for index in range(min(self.config.data.validation_samples, len(dataset))):
                     field, sharp = _sample([dataset], index, resolution)
                     given = Fields([field], [sharp]).to(device)
@@ -99,7 +119,7 @@ class VAETask:
         if folder is not None:
             write_whole(folder / "errors.jsonl", (json.dumps(row) + "\n" for row in rows))
         found: dict[str, float] = {}
-        for resolution in self.config.data.resolutions:
+        for resolution in self._validation:
             chosen = [row for row in rows if row["resolution"] == resolution]
             for name in ("steps", "sharp_steps", "wrong_side", "divergence"):
                 if chosen:
@@ -113,6 +133,10 @@ def _sample(datasets: list[PreparedDataset], index: int, resolution: int) -> tup
             return dataset.field(index, resolution)
         index -= len(dataset)
     raise IndexError(index)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _compare(vae: SparseVAE, given: Fields) -> tuple[dict[str, float], SparseSDF]:

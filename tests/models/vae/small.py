@@ -23,7 +23,7 @@ def fields(resolution: int = 32, meshes: Sequence[shapes.Mesh] = MESHES) -> Fiel
 
 
 def random_vae(config: VAEConfig = CONFIG, seed: int = 0) -> SparseVAE:
-    """With weights in all layers: those of the last ones are zero at first."""
+    """With weights in all layers: those of the latents' variance are zero at first."""
     torch.manual_seed(seed)
     vae = SparseVAE(config).eval()
     for layer in (vae.encoder.out_layer, vae.decoder.out_layer):

@@ -65,19 +65,31 @@ def test_checkpointing_changes_nothing() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+def test_a_new_model_passes_signals_on() -> None:
+    torch.manual_seed(0)
+    vae = SparseVAE(CONFIG)
+    with torch.no_grad():
+        posterior = vae.encode(inputs_of(fields().fields))
+        decoded = vae.decode(posterior.mean)
+    assert 0.3 < float(posterior.mean.feats.std()) < 5
+    assert float(posterior.log_variance.exp().mean()) < 0.1  # noise does not drown them
+    assert 0.03 < float(decoded.feats.std()) < 0.9  # neither vanished nor saturated
+
+
 @pytest.mark.slow
 def test_it_learns_a_field_by_heart() -> None:
     batch = fields(meshes=MESHES[1:])
     x, targets = inputs_of(batch.fields), targets_of(batch)
     torch.manual_seed(0)
     vae = SparseVAE(CONFIG)
-    steps, rate = 150, 1e-2
+    steps, warm, rate = 120, 20, 1e-2
     optimizer = torch.optim.AdamW(vae.parameters(), rate, weight_decay=0.0)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / warm) * (1 - step / steps)
         losses = vae_losses(*vae(x), targets, LossWeights())
         optimizer.zero_grad()
         losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
         decoded = vae.decode(vae.encode(x).mean)
