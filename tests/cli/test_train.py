@@ -12,12 +12,17 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from kernels import api
+from models.data.dataset import open_dataset
+from models.data.dataset.manifest import DatasetError
 from models.data.sdf import sparse_sdf
 from models.training.checkpoint import checkpoint_path
+from models.training.config import TrainingConfig
 from models.training.metrics import read_metrics
 from models.vae.batch import inputs_of
+from models.vae.config import FACTOR, VAEConfig
 from models.vae.files import load_vae, save_vae
 from models.vae.latents import read_latent_manifest, read_latents
+from models.vae.task import DataConfig, VAETask, VAETrainingConfig
 
 CONFIG = """
 checkpointing = {checkpointing}
@@ -106,6 +111,28 @@ def test_train_goes_on_encode_and_reconstruct(tmp_path: Path, data: Path) -> Non
     assert "field alone" in text
     assert len(trimesh.load(found).faces) > 0
     assert found.with_suffix(".jpg").exists()
+
+
+def test_a_batch_is_of_one_resolution_from_the_folders_that_have_it(tmp_path: Path, data: Path) -> None:
+    finer = tmp_path / "finer"
+    run("prepare", "solids:4", finer, "--resolution", "32,48", "--workers", "0", "--split", "50,50,0")
+    training = TrainingConfig(batch_size=2)
+    both = DataConfig(folders=(data, finer), resolutions=(32, 48), crop=32)
+    task = VAETask(VAETrainingConfig(data=both, model=VAEConfig(channels=32, head_channels=16), training=training))
+    held: dict[int, set[int]] = {32: set(), 48: set()}
+    for number in range(16):
+        batch = task.batch(number)
+        (resolution,) = {field.resolution for field in batch.fields}
+        held[resolution] |= {len(field.values) for field in batch.fields}
+        sides = [field.coords.amax(0) // FACTOR - field.coords.amin(0) // FACTOR for field in batch.fields]
+        assert all(int(side.max()) < 32 // FACTOR for side in sides)
+    assert len(held[32]) > len(open_dataset(data, "train")) >= 3  # those of the other folder as well
+    assert held[48]
+
+    with pytest.raises(DatasetError, match="has fields of 32, not of 48"):
+        VAETask(VAETrainingConfig(data=DataConfig(folders=(data,), resolutions=(48,))))
+    with pytest.raises(DatasetError, match=r"no dataset of .* has fields of 64"):
+        VAETask(VAETrainingConfig(data=DataConfig(folders=(data, finer), resolutions=(48, 32, 64))))
 
 
 @pytest.mark.slow
