@@ -9,14 +9,16 @@ Selections are judged by the scores of what was chosen, never by ids: near-ties 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from kernels import api, reference
+from kernels import eager, reference
 from kernels.layout import BlockLayout
+from kernels.segments import compressed_segments
 
 # Scores of fp32 kernels differ from fp64 by rounding of logits, exp2 and LSE; a wrong block differs by far more.
 SELECTION_TOLERANCE = 1e-4
@@ -174,6 +176,7 @@ def compare_ssa(
         candidate: inputs -> o [N, H, D].
         blocks: int32 [Hkv, N, S], what the candidate selects.
         plain: implementation that sets the budget: "eager", or "reference" where the candidate is `eager` itself.
+        rows: int64 [R], sorted; None: all.
     """
     row_blocks = blocks if rows is None else blocks[:, rows]
 
@@ -183,12 +186,18 @@ def compare_ssa(
         )
 
     def by_eager(x: Inputs) -> Tensor:
-        o_cmp = api.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, scale=scale, impl="eager")
-        o_slc = api.selected_attention(x.q, x.k, x.v, blocks, layout, scale=scale, impl="eager")
-        o_win = api.window_attention(x.q, x.k, x.v, layout, scale=scale, impl="eager")
-        g_cmp, g_slc, g_win = x.gates[:, :, None, None].unbind(1)
-        o = g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
-        return o if rows is None else o[rows]
+        factor = 1 / math.sqrt(x.q.shape[2]) if scale is None else scale
+        q, gates, cu_seqlens = x.q, x.gates, layout.cu_seqlens
+        o_win = eager.window_attention(q, x.k, x.v, layout, scale=factor)
+        # Queries that no gradient comes back to are left out where they are most of the work.
+        if rows is not None:
+            q, gates, o_win = q[rows], gates[rows], o_win[rows]
+            cu_seqlens = torch.searchsorted(rows, cu_seqlens.to(rows), out_int32=True)
+        segments = compressed_segments(cu_seqlens, layout.cu_compression)
+        o_cmp, _ = eager.segment_attention(q, x.k_cmp, x.v_cmp, segments, factor)
+        o_slc = eager.selected_attention(q, x.k, x.v, row_blocks, layout, scale=factor)
+        g_cmp, g_slc, g_win = gates[:, :, None, None].unbind(1)
+        return g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
 
     return compare(candidate, by_eager if plain == "eager" else by_reference, by_reference, inputs, rows=rows)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import api, reference
+from kernels import api, reference, select_blocks
 from kernels.layout import BlockLayout
 from kernels.testing import (
     SELECTION_TOLERANCE,
@@ -17,6 +17,7 @@ from kernels.testing import (
     Inputs,
     compare,
     compare_ssa,
+    random_layout,
     relative_error,
     selection_errors,
     worst_row_error,
@@ -163,7 +164,7 @@ def test_a_swapped_gate_fails() -> None:
 
 def test_a_sample_of_rows_judges_these_rows_only() -> None:
     layout, inputs, blocks = small()
-    rows = torch.tensor([3, 40, 17])
+    rows = torch.tensor([3, 17, 40])
 
     def wrong_at(row: int) -> Callable[[Inputs], Tensor]:
         factor = torch.ones(layout.num_tokens, 1, 1)
@@ -175,6 +176,31 @@ def test_a_sample_of_rows_judges_these_rows_only() -> None:
 
     assert judged(4) == set()
     assert {"o", "dq", "dgates"} <= judged(17)
+
+
+def test_a_sample_has_the_budgets_of_running_every_token() -> None:
+    layout = random_layout([90, 0, 130], seed=2)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=torch.bfloat16)
+    blocks = select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="eager")
+    rows = torch.tensor([0, 5, 89, 90, 150, 219])
+
+    def everything(x: Inputs) -> Tensor:
+        o_cmp = api.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl="eager")
+        o_slc = api.selected_attention(x.q, x.k, x.v, blocks, layout, impl="eager")
+        o_win = api.window_attention(x.q, x.k, x.v, layout, impl="eager")
+        g_cmp, g_slc, g_win = x.gates[:, :, None, None].unbind(1)
+        return g_cmp * o_cmp + g_slc * o_slc + g_win * o_win
+
+    def exact(x: Inputs) -> Tensor:
+        return reference.spatial_sparse_attention(
+            *x.tensors(), layout, topk=3, rows=rows, block_indices=blocks[:, rows]
+        )
+
+    whole = compare(everything, lambda x: everything(x)[rows], exact, inputs, rows=rows)
+    sampled = compare_ssa(everything, blocks, inputs, layout, plain="eager", rows=rows)
+    for one, other in zip(whole, sampled, strict=True):
+        assert one.error == other.error
+        assert one.budget == pytest.approx(other.budget, rel=0.3), one.name  # sums in other orders
 
 
 def test_an_empty_problem_passes() -> None:
