@@ -21,7 +21,9 @@ def roundtrip(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of rows, tables, pictures and page.", show_default=False)],
     resolution: Annotated[str, typer.Option(help="Grid points along an axis, separated by commas.")] = "256,512,1024",
-    vae: Annotated[Path | None, typer.Option(help=f"Weights {VAE_WEIGHTS[0].lower()}{VAE_WEIGHTS[1:]}", show_default=False)] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help=f"Weights {VAE_WEIGHTS[0].lower()}{VAE_WEIGHTS[1:]}", show_default=False)
+    ] = None,
     workers: WorkersOption = None,
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds for one mesh at one resolution; what takes longer has failed.")
@@ -35,8 +37,8 @@ def roundtrip(
     distances are to the surface. The field keeps what encloses a volume: sheets become two grid steps thick, walls
     inside are lost, which the original's side of the scores counts as error.
 
-    With --vae every mesh also goes through the latents of an SS-VAE: mesh, field, latents, field, mesh. Both are methods
-    of the report, which has the rows of the paper beside them.
+    With --vae every mesh also goes through the latents of an SS-VAE: mesh, field, latents, field, mesh. Both are
+    methods of the report, which has the rows of the paper beside them.
 
     A mesh at 256 takes 3 to 10 s on one core, at 512 about 4 times as long; at 1024 use a GPU.
 

@@ -126,7 +126,9 @@ def test_a_new_run_begins_with_weights_of_another(tmp_path: Path, data: Path) ->
         torch.testing.assert_close(groups["ema"][name], tensor)
 
     config.write_text(slow.replace("window = 4", "window = 8"))
-    result = CliRunner().invoke(app, ["train", "vae", str(config), "--init", str(weights), "--out", str(tmp_path / "b")])
+    result = CliRunner().invoke(
+        app, ["train", "vae", str(config), "--init", str(weights), "--out", str(tmp_path / "b")]
+    )
     assert result.exit_code == 2
     assert "are of another model: window is 4 there, 8 in [model]" in " ".join(result.stderr.split())
 

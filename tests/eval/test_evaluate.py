@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,12 @@ def test_a_round_trip_is_near_the_fitted_original(ref: Path, tmp_path: Path) -> 
     assert row.facts.watertight
 
 
+def save_other(path: Path, vae: SparseVAE) -> Path:
+    torch.nn.init.zeros_(vae.decoder.out_layer.bias)
+    save_vae(path, vae)
+    return path
+
+
 def test_a_round_trip_through_an_ss_vae_is_what_it_decodes(
     ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +130,16 @@ def test_a_round_trip_through_an_ss_vae_is_what_it_decodes(
     found, _ = reconstruct(vae, field)
     assert row.facts is not None
     assert (row.facts.vertices, row.facts.faces) == (len(found.vertices), len(found.faces))
+
+    # A run that goes on keeps the row as long as the weights are the same.
+    out = tmp_path / "out"
+    ran: list[str] = []
+    out.mkdir()
+    monkeypatch.setattr(module, "_run", lambda jobs, *_: (ran.append(job.asset) or row for job in jobs))
+    for again in (weights, save_other(tmp_path / "other.safetensors", vae)):
+        (out / "rows.jsonl").write_text(to_lines([row]))
+        evaluate([replace(job, pred=RoundTrip(32, again))], protocol, out, workers=1, resume=True)
+        assert ran == ([] if again == weights else ["box"])
 
 
 @pytest.mark.gpu
