@@ -38,8 +38,8 @@ def vae(
     table and pictures of each validation. A run that was cut off, even by kill -9, goes on after its last checkpoint
     with the numbers that it would have had.
 
-    With --init the model begins with weights of another run, or part of one, and everything else anew: steps, rate,
-    optimiser, average. A run that is there goes on without looking at them, if it began with the same ones.
+    With --init a new run begins with given weights, of a checkpoint the averaged ones, and with nothing else of theirs:
+    steps, rate, optimiser and average are new. A run that began with them goes on as without --init; any other refuses.
 
     \b
     ssabench train vae models/vae/configs/small.toml --out runs/vae

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reports.formatting import significant
 from reports.markup import Cell, Table
 from reports.published import load_published
 
@@ -19,7 +18,7 @@ def published_reconstruction() -> Table:
         id="published",
         title="As published, by another protocol",
         header=["Method", *header],
-        rows=[[Cell(row.name), *(Cell(significant(value, 4)) for value in row.values)] for row in printed.rows],
+        rows=[[Cell(row.name), *(Cell(f"{value:g}") for value in row.values)] for row in printed.rows],
         caption=f"{where}, on complex meshes of Objaverse. {' '.join(printed.notes)} "
         "Above: other meshes, in a cube of side 2, distances to the surface itself, CD the mean of "
         "both directions. Read orders of magnitude from these rows, not ranks.",
