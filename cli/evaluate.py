@@ -91,8 +91,9 @@ def run_and_report(
     time_limit: float,
     resume: bool,
     title: str | None = None,
+    published: Table | None = None,
 ) -> None:
-    """Evaluate, print the means and what failed, and write the report."""
+    """Evaluate, print the means and what failed, and write the report, with published numbers beside where given."""
     from eval.aggregate import aggregate
     from eval.evaluate import cores
     from eval.evaluate import evaluate as run
@@ -117,7 +118,7 @@ def run_and_report(
     for table in (failure_table(found), not_run_table(protocol)):
         for row in table.rows:
             console().print(": ".join(cell.text for cell in row), markup=False)
-    print(render_evaluation(rows, protocol, out, title=title))
+    print(render_evaluation(rows, protocol, out, title=title, published=published))
 
 
 def _print(table: Table) -> None:

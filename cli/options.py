@@ -16,14 +16,8 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.", show_default=False),
 ]
-VAEWeightsOption = Annotated[
-    Path,
-    typer.Option(
-        "--weights",
-        help="Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict.",
-        show_default=False,
-    ),
-]
+VAE_WEIGHTS = "Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict."
+VAEWeightsOption = Annotated[Path, typer.Option("--weights", help=VAE_WEIGHTS, show_default=False)]
 TowerWeightsOption = Annotated[
     Path | None,
     typer.Option(

@@ -110,8 +110,8 @@ def _kept(rows: Sequence[Row], jobs: Sequence[Job], protocol: Protocol) -> dict[
         job = wanted.get((row.asset, row.method))
         if job is None or row.status != "ok" or row.protocol_digest != protocol.digest:
             continue
-        pred_sha256 = sha256(job.pred) if isinstance(job.pred, Path) else None
-        same_pred = row.pred_sha256 == pred_sha256 and (pred_sha256 is not None or row.pred == str(job.pred))
+        pred_sha256 = None if job.pred_file is None else sha256(job.pred_file)
+        same_pred = row.pred_sha256 == pred_sha256 and (isinstance(job.pred, Path) or row.pred == str(job.pred))
         if same_pred and row.ref_sha256 == sha256(job.ref):
             kept[row.asset, row.method] = row
     return kept

@@ -24,18 +24,23 @@ from eval.topology import topology
 from models.data.isosurface import isosurface
 from models.data.mesh_file import fit_into_cube, read_mesh_file
 from models.data.sdf import sparse_sdf
+from models.vae.files import load_vae
+from models.vae.model import SparseVAE
+from models.vae.reconstruction import reconstruct
 
 _SOFTWARE = ("ssabench", "torch", "numpy", "scipy", "trimesh")
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """A prediction that is the reference itself, through a sparse signed distance field and back."""
+    """A prediction that is the reference itself, through a sparse signed distance field and back; with `weights` the
+    field goes through the latents of an SS-VAE on its way."""
 
     resolution: int
+    weights: Path | None = None
 
     def __str__(self) -> str:
-        return f"round trip at {self.resolution}"
+        return f"{'' if self.weights is None else 'VAE '}round trip at {self.resolution}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Job:
     method: str
     pred: Path | RoundTrip | None
     ref: Path
+
+    @property
+    def pred_file(self) -> Path | None:
+        """The file that the prediction is, or that it is made with beside the reference."""
+        return self.pred.weights if isinstance(self.pred, RoundTrip) else self.pred
 
 
 def run_job(job: Job, protocol: Protocol, pictures: Path, device: str) -> Row:
@@ -104,7 +114,7 @@ def make_row(job: Job, protocol: Protocol, device: str, status: Status, reason: 
         seed=protocol.seed,
         pred=None if job.pred is None else str(job.pred),
         ref=str(job.ref),
-        pred_sha256=sha256(job.pred) if isinstance(job.pred, Path) else None,
+        pred_sha256=None if job.pred_file is None else sha256(job.pred_file),
         ref_sha256=sha256(job.ref),
         device=device,
         software=software(),
@@ -166,8 +176,17 @@ def fitted(surface: Surface) -> Surface:
 
 def _round_trip(surface: Surface, how: RoundTrip) -> Surface:
     field = sparse_sdf(surface.vertices, surface.faces, how.resolution, device=surface.vertices.device)
-    found = isosurface(field)
+    if how.weights is None:
+        found = isosurface(field)
+    else:
+        found, _ = reconstruct(_vae(how.weights, str(field.coords.device)), field)
     return Surface(found.vertices, found.faces, str(how))
+
+
+@cache
+def _vae(weights: Path, device: str) -> SparseVAE:
+    """Read once a process."""
+    return load_vae(weights).to(device)
 
 
 def _draw(pred: Surface, ref: Surface, job: Job, pictures: Path) -> None:

@@ -48,7 +48,7 @@ class Row(_Data):
     seed: int
     pred: str | None  # file, or how the prediction was made; None where there is none
     ref: str
-    pred_sha256: str | None
+    pred_sha256: str | None  # of that file, or of the weights that the prediction was made with
     ref_sha256: str
     scale: float | None = None  # of the transform into the protocol's frame
     device: str

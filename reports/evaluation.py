@@ -48,7 +48,13 @@ class Exhibit:
 
 
 def render_evaluation(
-    rows: Sequence[Row], protocol: Protocol, out: Path, *, title: str | None = None, gallery: int = GALLERY
+    rows: Sequence[Row],
+    protocol: Protocol,
+    out: Path,
+    *,
+    title: str | None = None,
+    published: Table | None = None,
+    gallery: int = GALLERY,
 ) -> Path:
     """Write what rows say to their folder and return its ``index.html``.
 
@@ -57,6 +63,7 @@ def render_evaluation(
 
     Args:
         out: where the rows' pictures are.
+        published: what others printed, to stand behind the means, with the id "published".
         gallery: assets with pictures on the page, those that the methods do worst at.
 
     Raises:
@@ -64,6 +71,8 @@ def render_evaluation(
     """
     found = aggregate(rows, protocol)
     tables = evaluation_tables(found)
+    if published is not None:
+        tables.insert(1, published)
     ranked = _hardest_first(found)
     for asset in found.assets:
         reference, *_ = picture_paths(out / PICTURES, asset, "")

@@ -24,6 +24,7 @@ class Checkpoint:
     step: int
     config: dict[str, Any]
     groups: dict[str, dict[str, Tensor]]
+    initial: str | None = None  # digest of the weights that the run began with; None of random ones
 
 
 class CheckpointError(ValueError):
@@ -41,7 +42,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for group, named in checkpoint.groups.items()
         for name, tensor in named.items()
     }
-    about = json.dumps({"step": checkpoint.step, "config": checkpoint.config})
+    about = json.dumps({"step": checkpoint.step, "config": checkpoint.config, "initial": checkpoint.initial})
     write_whole(path, [save(tensors, {"training": about})])
 
 
@@ -59,7 +60,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 groups.setdefault(group, {})[name] = file.get_tensor(full)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is no checkpoint of a training run: {error}") from error
-    return Checkpoint(about["step"], about["config"], groups)
+    return Checkpoint(about["step"], about["config"], groups, about.get("initial"))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

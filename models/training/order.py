@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from numpy.typing import NDArray
 
 
 def batch_indices(number: int, batch_size: int, samples: int, seed: int) -> list[int]:
@@ -16,8 +19,13 @@ def batch_indices(number: int, batch_size: int, samples: int, seed: int) -> list
     chosen = []
     for place in range(number * batch_size, (number + 1) * batch_size):
         epoch, index = divmod(place, samples)
-        chosen.append(int(np.random.default_rng((seed, epoch)).permutation(samples)[index]))
+        chosen.append(int(_order(epoch, samples, seed)[index]))
     return chosen
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _order(epoch: int, samples: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(samples)
 
 
 def batch_generator(number: int, seed: int) -> np.random.Generator:

@@ -66,6 +66,11 @@ class Task(Protocol[B]):
     def model(self) -> nn.Module: ...
 
     @property
+    def initial(self) -> str | None:
+        """A digest of the weights that the model was given to begin with; None of random ones."""
+        ...
+
+    @property
     def units(self) -> list[nn.Module]:
         """Parts of the model that FSDP2 gathers one after the other."""
         ...
@@ -105,7 +110,8 @@ def train(
         The step that was reached.
 
     Raises:
-        CheckpointError: the folder holds a run of another configuration.
+        CheckpointError: the folder holds a run of another configuration, or of other weights to begin with than the
+            task was given.
         FloatingPointError: the loss is not finite.
     """
     end = time.monotonic() + 60 * minutes
@@ -129,6 +135,7 @@ class _Run(Generic[B]):
         )
         self.ema = EMA(self.model, self.config.ema_decay)
         self.step = 0
+        self.initial = task.initial
         if (latest := latest_checkpoint(folder)) is not None:
             self._restore(latest)
 
@@ -167,6 +174,7 @@ class _Run(Generic[B]):
             batch_size=None,
             sampler=[number * team.world + team.rank for number in range(first, last)],
             num_workers=config.loader_workers,
+            pin_memory=team.device.type == "cuda",  # of batches that have a method of this name
         )
         return iter(loader)
 
@@ -227,13 +235,18 @@ class _Run(Generic[B]):
             }
             groups: Any = {"model": model, "ema": averaged, "optimizer": moments}
             config = self.task.config.model_dump(mode="json")
-            write_checkpoint(checkpoint_path(self.folder, self.step), Checkpoint(self.step, config, groups))
+            checkpoint = Checkpoint(self.step, config, groups, self.initial)
+            write_checkpoint(checkpoint_path(self.folder, self.step), checkpoint)
             remove_old(self.folder, self.config.keep)
         self.team.wait()
 
     def _restore(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         require_same(self.task.config, checkpoint.config, self.folder)
+        if self.initial not in (None, checkpoint.initial):
+            began = "random weights" if checkpoint.initial is None else f"weights {checkpoint.initial}"
+            raise CheckpointError(f"{self.folder} holds a run that began with {began}, not with {self.initial}")
+        self.initial = checkpoint.initial
         groups: Any = checkpoint.groups
         set_model_state_dict(self.model, groups["ema"], options=_WHOLE)
         self.ema.take()

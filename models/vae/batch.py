@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +23,16 @@ class Fields:
     sharp: Sequence[Tensor]
 
     def to(self, device: torch.device) -> Fields:
-        moved = [replace(f, coords=f.coords.to(device), values=f.values.to(device)) for f in self.fields]
-        return Fields(moved, [sharp.to(device) for sharp in self.sharp])
+        """To a GPU, out of pinned memory, while the CPU goes on."""
+        return self._map(lambda x: x.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> Fields:
+        """For a loader that reads ahead: in memory that a GPU copies from by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Fields:
+        moved = [replace(f, coords=change(f.coords), values=change(f.values)) for f in self.fields]
+        return Fields(moved, [change(sharp) for sharp in self.sharp])
 
 
 @dataclass(frozen=True, eq=False)

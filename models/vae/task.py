@@ -23,6 +23,8 @@ from models.training.config import Settings, TrainingConfig
 from models.training.order import batch_generator, batch_indices
 from models.vae.batch import Fields, cropped, fields_of, inputs_of, targets_of
 from models.vae.config import FACTOR, VAEConfig
+from models.vae.files import WeightsError, load_vae
+from models.vae.latents import weights_digest
 from models.vae.losses import LossWeights, vae_losses
 from models.vae.model import SparseVAE
 
@@ -51,16 +53,25 @@ class VAETrainingConfig(Settings):
 
 
 class VAETask:
-    """A new model and its data.
+    """A model and its data.
+
+    Args:
+        init: weights that the model begins with, as of `load_vae`; random ones without.
 
     Raises:
         DatasetError: a folder that is no dataset or has none of the resolutions, or a resolution that no folder has.
+        WeightsError: weights that cannot be read, or of another configuration of the model.
     """
 
-    def __init__(self, config: VAETrainingConfig) -> None:
+    def __init__(self, config: VAETrainingConfig, init: Path | None = None) -> None:
         self.config = config
-        torch.manual_seed(config.training.seed)
-        self.model = SparseVAE(config.model)
+        self.initial: str | None = None
+        if init is None:
+            torch.manual_seed(config.training.seed)
+            self.model = SparseVAE(config.model)
+        else:
+            self.model = _begun(init, config.model)
+            self.initial = weights_digest(self.model)
         encoder, decoder = self.model.encoder, self.model.decoder
         self.units: list[nn.Module] = [*encoder.downsample, *encoder.blocks, *decoder.blocks, *decoder.upsample]
         self._train = self._open("train")
@@ -125,6 +136,14 @@ class VAETask:
                 if chosen:
                     found[f"validation/{resolution}/{name}"] = sum(float(row[name]) for row in chosen) / len(chosen)
         return found
+
+
+def _begun(init: Path, config: VAEConfig) -> SparseVAE:
+    vae = load_vae(init)
+    for name, wanted in config:
+        if (held := getattr(vae.config, name)) != wanted:
+            raise WeightsError(f"weights {init} are of another model: {name} is {held} there, {wanted} in [model]")
+    return vae.train()
 
 
 def _sample(datasets: list[PreparedDataset], index: int, resolution: int) -> tuple[SparseSDF, Tensor]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import trimesh
 from typer.testing import CliRunner, Result
 
 from cli.app import app
 from eval.protocols.protocol import protocol_names
 from eval.rows import read_rows
+from models.vae.config import VAEConfig
+from models.vae.files import save_vae
+from models.vae.model import SparseVAE
 
 SMALL = """
 name = "small"
@@ -101,6 +105,32 @@ def test_a_round_trip_of_two_resolutions(tmp_path: Path) -> None:
     assert (out / "pictures" / "overview" / "bar.jpg").exists()
 
 
+@pytest.mark.slow
+def test_a_round_trip_through_an_ss_vae_stands_beside_the_field_and_the_paper(tmp_path: Path) -> None:
+    out, mesh, weights = tmp_path / "out", tmp_path / "bar.obj", tmp_path / "vae.safetensors"
+    trimesh.creation.box([1, 0.2, 0.1]).export(mesh)
+    save_vae(weights, SparseVAE(VAEConfig(channels=16, latent_channels=2, blocks=0, head_channels=16)))
+    arguments = ["roundtrip", mesh, "--vae", weights, "--resolution", 64, "--out", out, "--workers", 2]
+    result = run(*arguments, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    rows = {row.method: row for row in read_rows(out / "rows.jsonl")}
+    assert rows["field 64"].status == "ok"
+    # What is not trained answers zero everywhere, which is no surface.
+    assert rows["VAE 64"].reason == "VAE round trip at 64 must have at least one triangle, got none"
+    for report in ("report.md", "index.html"):
+        text = (out / report).read_text()
+        assert "As published, by another protocol" in text
+        assert "Direct3D-S2 (1024)" in text
+
+    before = {"field 64": rows["field 64"].scores, "weights": rows["VAE 64"].pred_sha256}
+    torch.manual_seed(1)
+    save_vae(weights, SparseVAE(VAEConfig(channels=16, latent_channels=2, blocks=0, head_channels=16)))
+    assert run(*arguments, "--device", "cpu", "--resume").exit_code == 0
+    rows = {row.method: row for row in read_rows(out / "rows.jsonl")}
+    assert rows["field 64"].scores == before["field 64"]
+    assert rows["VAE 64"].pred_sha256 != before["weights"]
+
+
 def test_the_help_names_every_protocol() -> None:
     text = run("evaluate", "--help").output
     assert [name for name in protocol_names() if name not in text] == []
@@ -116,6 +146,8 @@ def test_the_help_names_every_protocol() -> None:
         (["roundtrip", "ref", "--resolution", "32", "--out", "out"], "--resolution takes different numbers from 64"),
         (["roundtrip", "ref", "--resolution", "64,64", "--out", "out"], "different numbers"),
         (["roundtrip", "nowhere", "--out", "out"], "does not exist"),
+        (["roundtrip", "ref", "--vae", "w.safetensors", "--resolution", "100", "--out", "out"], "multiples of 8"),
+        (["roundtrip", "ref", "--vae", "w.safetensors", "--out", "out"], "weights w.safetensors are no file"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(

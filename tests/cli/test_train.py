@@ -14,13 +14,14 @@ from cli.app import app
 from kernels import api
 from models.data.dataset.manifest import DatasetError
 from models.data.sdf import sparse_sdf
-from models.training.checkpoint import checkpoint_path
+from models.training.checkpoint import checkpoint_path, read_checkpoint
 from models.training.config import TrainingConfig
 from models.training.metrics import read_metrics
 from models.vae.batch import inputs_of
 from models.vae.config import FACTOR, VAEConfig
 from models.vae.files import load_vae, save_vae
 from models.vae.latents import read_latent_manifest, read_latents
+from models.vae.model import SparseVAE
 from models.vae.task import DataConfig, VAETask, VAETrainingConfig
 
 CONFIG = """
@@ -132,6 +133,29 @@ def test_a_batch_is_of_one_resolution_from_the_folders_that_have_it(tmp_path: Pa
         VAETask(VAETrainingConfig(data=DataConfig(folders=(data,), resolutions=(48,))))
     with pytest.raises(DatasetError, match=r"no dataset of .* has fields of 64"):
         VAETask(VAETrainingConfig(data=DataConfig(folders=(data, finer), resolutions=(48, 32, 64))))
+
+
+def test_a_new_run_begins_with_weights_of_another(tmp_path: Path, data: Path) -> None:
+    weights = tmp_path / "vae.safetensors"
+    torch.manual_seed(7)
+    vae = SparseVAE(VAEConfig(channels=32, latent_channels=2, blocks=1, head_channels=16, window=4))
+    save_vae(weights, vae)
+    config, out = write_config(tmp_path, data, 1), tmp_path / "run"
+    slow = config.read_text().replace("learning_rate = 0.01", "learning_rate = 1e-12")
+    config.write_text(slow)
+    for _ in range(2):  # the second goes on, with nothing left to do
+        assert "step 1 of 1" in run("train", "vae", config, "--init", weights, "--out", out)
+    groups = read_checkpoint(checkpoint_path(out, 1)).groups
+    for name, tensor in vae.state_dict().items():
+        torch.testing.assert_close(groups["model"][name], tensor)
+        torch.testing.assert_close(groups["ema"][name], tensor)
+
+    config.write_text(slow.replace("window = 4", "window = 8"))
+    result = CliRunner().invoke(
+        app, ["train", "vae", str(config), "--init", str(weights), "--out", str(tmp_path / "b")]
+    )
+    assert result.exit_code == 2
+    assert "are of another model: window is 4 there, 8 in [model]" in " ".join(result.stderr.split())
 
 
 @pytest.mark.slow

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from meshes import write_box, write_empty, write_not_finite
 
 from eval import evaluate as module
 from eval.evaluate import evaluate
-from eval.job import Job, RoundTrip, run_job
+from eval.job import Job, RoundTrip, fitted, read_surface, run_job
 from eval.protocols.protocol import Protocol, load_protocol, protocol_names
 from eval.rows import Row, read_rows, to_lines
+from kernels import api
+from models.data.sdf import sparse_sdf
+from models.vae.batch import inputs_of
+from models.vae.config import VAEConfig
+from models.vae.files import save_vae
+from models.vae.model import SparseVAE
+from models.vae.reconstruction import reconstruct
 
 PROTOCOL = load_protocol("direct3d-s2").model_copy(update={"points": 500})
 
@@ -90,6 +100,46 @@ def test_a_round_trip_is_near_the_fitted_original(ref: Path, tmp_path: Path) -> 
     assert row.pred == "round trip at 64"
     assert row.facts is not None
     assert row.facts.watertight
+
+
+def save_other(path: Path, vae: SparseVAE) -> Path:
+    torch.nn.init.zeros_(vae.decoder.out_layer.bias)
+    save_vae(path, vae)
+    return path
+
+
+def test_a_round_trip_through_an_ss_vae_is_what_it_decodes(
+    ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(api, "_triton_unavailable", lambda q: "tests of models run the eager implementation")
+    vae = SparseVAE(VAEConfig(channels=16, latent_channels=2, blocks=1, head_channels=16, window=4))
+    torch.nn.init.normal_(vae.decoder.out_layer.weight)
+    surface = fitted(read_surface(ref, "box", "cpu"))
+    field = sparse_sdf(surface.vertices, surface.faces, 32)
+    with torch.no_grad():  # random weights, but answers on both sides of the surface
+        vae.decoder.out_layer.bias -= vae.decode(vae.encode(inputs_of([field])).mean).feats.atanh().median()
+    weights = tmp_path / "vae.safetensors"
+    save_vae(weights, vae)
+    protocol = load_protocol("roundtrip").model_copy(update={"points": 2000})
+    job = Job("box", "VAE 32", RoundTrip(32, weights), ref)
+    row = run(job, tmp_path, protocol)
+    assert row.status == "ok", row.reason
+    assert row.pred == "VAE round trip at 32"
+    assert row.pred_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    found, _ = reconstruct(vae, field)
+    assert row.facts is not None
+    assert (row.facts.vertices, row.facts.faces) == (len(found.vertices), len(found.faces))
+
+    # A run that goes on keeps the row as long as the weights are the same.
+    out = tmp_path / "out"
+    ran: list[str] = []
+    out.mkdir()
+    monkeypatch.setattr(module, "_run", lambda jobs, *_: (ran.append(job.asset) or row for job in jobs))
+    for again in (weights, save_other(tmp_path / "other.safetensors", vae)):
+        (out / "rows.jsonl").write_text(to_lines([row]))
+        evaluate([replace(job, pred=RoundTrip(32, again))], protocol, out, workers=1, resume=True)
+        assert ran == ([] if again == weights else ["box"])
 
 
 @pytest.mark.gpu

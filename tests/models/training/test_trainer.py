@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,18 @@ def test_a_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
     train(toy(steps=5), tmp_path, CPU)
     with pytest.raises(CheckpointError, match=r"another configuration: training.learning_rate is 0.01 there, 0.1 now"):
         train(toy(learning_rate=0.1), tmp_path, CPU)
+
+
+def test_a_run_goes_on_only_as_what_it_began(tmp_path: Path) -> None:
+    given, random = tmp_path / "given", tmp_path / "random"
+    train(replace(toy(steps=5), initial="a"), given, CPU)
+    for initial, steps in (("a", 6), (None, 7), ("a", 8)):
+        assert train(replace(toy(steps=steps), initial=initial), given, CPU) == steps
+    with pytest.raises(CheckpointError, match="holds a run that began with weights a, not with b"):
+        train(replace(toy(), initial="b"), given, CPU)
+    train(toy(steps=5), random, CPU)
+    with pytest.raises(CheckpointError, match="holds a run that began with random weights, not with a"):
+        train(replace(toy(), initial="a"), random, CPU)
 
 
 def test_time_that_is_up_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Toy:
 
     config: ToyConfig
     pause: float = 0.0
+    initial: str | None = None
     model: nn.Module = field(init=False)
     units: list[nn.Module] = field(init=False)
 

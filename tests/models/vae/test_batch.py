@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import shapes
 import torch
 from small import MESHES, fields
@@ -44,6 +45,19 @@ def test_points_off_the_band_have_the_side_of_the_solid() -> None:
     radius = (values.coords[:, 1:] * (2 / 32) - 1).norm(dim=1)
     off = values.feats[:, 0].abs() == 1
     assert torch.equal(values.feats[off, 0] < 0, radius[off] < 0.6)
+
+
+@pytest.mark.gpu
+def test_a_batch_reaches_a_gpu_unchanged_while_the_cpu_goes_on() -> None:
+    given = fields()
+    pinned = given.pin_memory()
+    moved = pinned.to(torch.device("cuda"))
+    for before, held, after in zip(given.fields, pinned.fields, moved.fields, strict=True):
+        assert held.coords.is_pinned()
+        assert held.values.is_pinned()
+        assert torch.equal(after.coords.cpu(), before.coords)
+        assert torch.equal(after.values.cpu(), before.values)
+    assert all(torch.equal(x.cpu(), y) for x, y in zip(moved.sharp, given.sharp, strict=True))
 
 
 def test_a_decoded_field_gives_the_surface_back() -> None:
