@@ -51,6 +51,13 @@ def evaluate(
     ] = 600,
     device: DeviceOption = None,
     resume: ResumeOption = False,
+    normal_frechet: Annotated[
+        bool,
+        typer.Option(
+            "--normal-frechet",
+            help="Also compare normal maps of the whole set (direct3d-s2), over features of the stand-in encoder.",
+        ),
+    ] = False,
 ) -> None:
     """Score meshes against references by a published protocol, and compare methods.
 
@@ -60,6 +67,9 @@ def evaluate(
 
     Protocols fix normalisation, samples, metrics and thresholds; they are data in eval/protocols, with their sources
     and what the papers leave open. A metric that cannot run here is listed, never estimated.
+
+    --normal-frechet takes the paired views of Normal-FID, but features of an encoder that comes in a package (pip
+    install 'ssabench[standin]'): it orders methods, and is named by its features.
 
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
@@ -78,7 +88,9 @@ def evaluate(
     jobs = [Job(one.asset, method, pred, one.ref) for one in found.matches for method, pred in one.preds.items()]
     for path in found.unmatched:
         console().print(f"left out: {path}: no reference of this name", markup=False)
-    run_and_report(jobs, chosen, out, workers=workers, device=device, time_limit=time_limit, resume=resume)
+    run_and_report(
+        jobs, chosen, out, workers=workers, device=device, time_limit=time_limit, resume=resume, normals=normal_frechet
+    )
 
 
 def run_and_report(
@@ -91,14 +103,29 @@ def run_and_report(
     time_limit: float,
     resume: bool,
     title: str | None = None,
+    normals: bool = False,
 ) -> None:
     """Evaluate, print the means and what failed, and write the report."""
     from eval.aggregate import aggregate
+    from eval.encoders.standin import load_standin
     from eval.evaluate import cores
     from eval.evaluate import evaluate as run
-    from reports.evaluation import comparison_table, failure_table, not_run_table, render_evaluation, summary_table
+    from eval.normal_frechet import normal_frechet, normal_views
+    from models.files import write_whole
+    from reports.evaluation import (
+        comparison_table,
+        failure_table,
+        normals_table,
+        not_run_table,
+        render_evaluation,
+        summary_table,
+    )
 
     where = resolve_device(device)
+    encoder = None
+    if normals:  # before hours of work are done in vain
+        normal_views(protocol)
+        encoder = load_standin(where)
     with progress_bar() as progress:
         rows = run(
             jobs,
@@ -110,14 +137,20 @@ def run_and_report(
             resume=resume,
             progress=progress,
         )
+        sets = []
+        if encoder is not None:
+            sets = normal_frechet(rows, protocol, encoder, device=where, progress=progress)
+            write_whole(out / "normals.jsonl", [f"{found.model_dump_json()}\n" for found in sets])
     found = aggregate(rows, protocol)
     _print(summary_table(found))
+    if sets:
+        _print(normals_table(sets))
     if found.comparisons:
         _print(comparison_table(found))
     for table in (failure_table(found), not_run_table(protocol)):
         for row in table.rows:
             console().print(": ".join(cell.text for cell in row), markup=False)
-    print(render_evaluation(rows, protocol, out, title=title))
+    print(render_evaluation(rows, protocol, out, title=title, normals=sets))
 
 
 def _print(table: Table) -> None:

@@ -1,8 +1,8 @@
 """What the stand-in encoder of points is trained and tested on: clouds of shapes beside features of their renders.
 
-Furniture of Debian's sweethome3d-furniture and this project's random solids. Which furniture is held out follows from its
-name alone (`models.data.dataset.splits`), so variants of a piece stay together; what else lies too near to a held-out shape
-is dropped from training (`drop_copies`). Everything about a shape is drawn from its key.
+Furniture of Debian's sweethome3d-furniture and this project's random solids. Which furniture is held out follows from
+its name alone (`models.data.dataset.splits`), so variants of a piece stay together; what else lies near a held-out
+shape is dropped from training (`drop_copies`). Everything about a shape is drawn from its key.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _thinned(points: Tensor) -> Tensor:
 
 
 def _distance(points: Tensor, others: Tensor) -> float:
-    """To the nearest of other clouds [n, P, 3], over quarter turns: mean distance of nearest points, the larger side."""
+    """To the nearest of other clouds [n, P, 3], over quarter turns: mean distance of nearest points, the larger one."""
     x, y, z = points.unbind(1)
     best = torch.inf
     for turned in (points, torch.stack([z, y, -x], 1), torch.stack([-x, y, -z], 1), torch.stack([-z, y, x], 1)):

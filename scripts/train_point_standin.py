@@ -3,8 +3,8 @@
     apt-get download sweethome3d-furniture
     OMP_NUM_THREADS=1 python -m scripts.train_point_standin sweethome3d-furniture_1.8-1_all.deb --cache out/standin
 
-The same seed, machine and versions give the same weights; one core takes about half an hour, of which rendering is half.
-`python -m scripts.test_point_standin` says how good they are, on furniture held out by name.
+The same seed, machine and versions give the same weights. One core takes 13 minutes to render and 12 to train.
+`python -m scripts.judge_point_standin` says how good they are, on furniture held out by name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WEIGHTS: Final = Path("eval/encoders/weights/standin-points.safetensors")
 SOLIDS, STEPS, BATCH = 1400, 600, 64
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1e-3, 50, 0.05
 DROPOUT = 0.2  # of image features
-# A quarter of the clouds appear once more, as negatives of their own image: on a grid of so many cells, as coarse as bad
+# A quarter of the clouds appear once more, as negatives of their own image: blurred by a grid of so many cells, as bad
 # reconstructions are.
 COARSE_CELLS = (12, 32)
 
@@ -126,7 +126,7 @@ def train(shapes: list[Shape], steps: int, seed: int) -> tuple[PointStandIn, nn.
 
 
 def augmented(points: Tensor) -> Tensor:
-    """Other points of each cloud [B, POINTS, 3], turned about y, each axis scaled by up to a tenth, with a little noise."""
+    """Other points of clouds [B, POINTS, 3], turned about y, their axes scaled up to a tenth, with a little noise."""
     batch, available, _ = points.shape
     drawn = torch.rand(batch, available).topk(STANDIN_POINTS.clouds.points, dim=1).indices
     points = points.gather(1, drawn[..., None].expand(-1, -1, 3))

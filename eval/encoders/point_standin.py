@@ -1,8 +1,8 @@
 """A small encoder of points that this project trains itself: a stand-in where no published weights can be had.
 
 A transformer over groups of points, as in Point-BERT (Yu et al., arXiv 2111.14819), trained as ULIP trains (Xue et al.,
-arXiv 2212.05171): clouds against renders of the same shape. `scripts/train_point_standin.py` makes the weights, README.md
-of this folder says on what, and how far they carry. Its name always begins with ``standin-``.
+arXiv 2212.05171): clouds against renders of the same shape. `scripts/train_point_standin.py` makes the weights, and
+README.md says of what, and how far they carry. Its name always begins with ``standin-``.
 """
 
 from __future__ import annotations

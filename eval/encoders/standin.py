@@ -39,6 +39,7 @@ class StandInEncoder:
     sha256: str  # of the packaged weights
     device: str = "cpu"
     batch_size: int = 16
+    kind: str = KIND
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
