@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m scripts.judge_point_standin sweethome3d-furniture_1.8-1_all.deb --cache out/standin
 
 Retrieval: each cloud among four `rendered_views` of every held-out object; objects are ranked by their most alike view.
-The baselines get the clouds' silhouettes from eight azimuths at the elevation of the views, and count the best one:
-histograms of distances between pairs of a silhouette's cells (D2 of Osada et al., 2002, in images), and the overlap of
-the silhouettes themselves.
+The baselines know what no encoder is told, the views' elevation and the shapes' fronts: they get the clouds'
+silhouettes from eight azimuths, those of the views among them or all between, and count the best one. They compare
+histograms of distances between pairs of cells (D2 of Osada et al., 2002, in images), or the overlap itself.
 Ranking: an object, and the same through a signed distance field at 64, 32 and 16, all compared with its first view.
 """
 
@@ -61,12 +61,17 @@ def main() -> None:
     encoder, tower = load_point_encoder(STANDIN_POINTS.name, arguments.weights), load_standin_tower()
     images = tower.embed_images([view for of_shape in views for view in of_shape])
     clouds = embedded(encoder, [shape.points for shape in shapes])
-    sides = [[silhouette(projected(shape.points, turn)) for turn in range(AZIMUTHS)] for shape in shapes]
+    sides, between = (
+        [[silhouette(projected(shape.points, turn + off)) for turn in range(AZIMUTHS)] for shape in shapes]
+        for off in (0, 0.5)
+    )
     seen = [[silhouette(covered(view)) for view in of_shape] for of_shape in views]
     found = {
         "chance": {"top1": 1 / len(shapes), "top5": 5 / len(shapes)},
         "D2 of silhouettes": accuracy(compared(sides, seen, d2_likeness)),
         "overlap of silhouettes": accuracy(compared(sides, seen, overlap)),
+        "D2 of silhouettes, azimuths between": accuracy(compared(between, seen, d2_likeness)),
+        "overlap of silhouettes, azimuths between": accuracy(compared(between, seen, overlap)),
         STANDIN_POINTS.name: accuracy(cosine_matrix(clouds, images).view(len(shapes), -1, VIEWS).amax(2)),
     }
     print(json.dumps({"held-out objects": len(shapes), **found}, indent=2), flush=True)
@@ -103,7 +108,7 @@ def _cosines(encoder: LoadedPointEncoder, surfaces: Sequence[Surface], images: T
     return cosine_matrix(embedded(encoder, points), images[: len(surfaces)]).diagonal()
 
 
-def projected(points: Tensor, turn: int) -> Tensor:
+def projected(points: Tensor, turn: float) -> Tensor:
     """Image coordinates [N, 2] of a cloud, y up."""
     camera = orbit(ELEVATION, 360 * turn / AZIMUTHS, radius=float(points.norm(dim=1).max()))
     seen = points.double() @ camera.world_to_camera()[:3, :3].T + camera.world_to_camera()[:3, 3]
