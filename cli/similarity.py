@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DeviceOption, PointEncoderWeightsOption, TowerWeightsOption, resolve_device
+from cli.options import DeviceOption, TowerWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 
@@ -24,8 +24,11 @@ def similarity(
         ),
     ],
     encoder: Annotated[str, typer.Option(help="Point encoder: see below.", show_default=False)],
-    weights: PointEncoderWeightsOption,
     out: Annotated[Path, typer.Option(help="JSON to write: scores and where they come from.", show_default=False)],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The point encoder's published file; standin-points comes with its own.", show_default=False),
+    ] = None,
     tower_weights: TowerWeightsOption = None,
     points: Annotated[
         int | None,
@@ -41,13 +44,17 @@ def similarity(
     aligned with: ULIP-2, Uni3D and OpenShape of Direct3D-S2's table.
 
     ENCODER is uni3d-ti, -s, -b, -l or -g; ulip2-10k-xyzrgb or ulip2-8k-xyz; openshape-pointbert-vitg14-rgb, -vitl14-rgb
-    or -vitb32-rgb. Weights are loaded strictly: another variant's file is refused by name. Values of different papers
-    differ by several times, so OUT has all that two must share to be compared: hashes of weights, points, sampling,
-    colours, axes, normalisation and what became of transparency. Shapes are uncoloured.
+    or -vitb32-rgb. Where none can be had, standin-points (pip install 'ssabench[standin]') compares shapes with images,
+    for models of your own: its values compare with no published ones.
+
+    Weights are loaded strictly: another variant's file is refused by name. Values of different papers differ by several
+    times, so OUT has all that two must share to be compared: hashes of weights, points, sampling, colours, axes,
+    normalisation and what became of transparency. Shapes are uncoloured.
 
     \b
     ssabench similarity results/ --with prompts/ --encoder uni3d-g --weights uni3d-g.pt --out uni3d.json
     ssabench similarity chair.obj --with captions.json --encoder uni3d-b --weights uni3d-b.pt --out text.json
+    ssabench similarity results/ --with prompts/ --encoder standin-points --out standin.json
     """
     from rich.markup import escape
     from rich.table import Table
@@ -55,8 +62,8 @@ def similarity(
     from eval.encoders.assets import Shell, cloud_of_file, read_captions, read_images, sampling
     from eval.encoders.catalogue import point_encoder_spec
     from eval.encoders.checkpoint import load_point_encoder
-    from eval.encoders.clip import load_clip
     from eval.encoders.similarity import image_shape_similarity, text_shape_similarity
+    from eval.encoders.towers import load_towers
     from eval.matching import find_meshes
     from models.files import write_whole
 
@@ -68,7 +75,7 @@ def similarity(
     texts = read_captions(queries, found) if queries.suffix == ".json" else None
     images = read_images(queries, found) if texts is None else {}
     loaded = load_point_encoder(encoder, weights, where)
-    towers = load_clip(spec.tower, tower_weights, where)
+    towers = load_towers(spec.tower, tower_weights, where)
     clouds = {}
     with progress_bar() as progress:
         for done, (name, path) in enumerate(found.items()):

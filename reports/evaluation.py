@@ -15,6 +15,7 @@ from bench.records import write_whole
 from eval.aggregate import CONFIDENCE, Aggregate, Comparison, Summary, aggregate
 from eval.evaluate import PICTURES
 from eval.job import picture_paths
+from eval.normal_frechet import NormalFrechet
 from eval.pictures import HEAT_COLORS, HEAT_LIMIT, overview, save
 from eval.protocols.protocol import Metric, Protocol
 from eval.rows import Row
@@ -55,6 +56,7 @@ def render_evaluation(
     title: str | None = None,
     published: Table | None = None,
     gallery: int = GALLERY,
+    normals: Sequence[NormalFrechet] = (),
 ) -> Path:
     """Write what rows say to their folder and return its ``index.html``.
 
@@ -65,12 +67,13 @@ def render_evaluation(
         out: where the rows' pictures are.
         published: what others printed, to stand behind the means, with the id "published".
         gallery: assets with pictures on the page, those that the methods do worst at.
+        normals: what was found of whole sets, for a table of its own.
 
     Raises:
         ValueError: rows that cannot be aggregated.
     """
     found = aggregate(rows, protocol)
-    tables = evaluation_tables(found)
+    tables = evaluation_tables(found, normals)
     if published is not None:
         tables.insert(1, published)
     ranked = _hardest_first(found)
@@ -103,10 +106,11 @@ def render_evaluation(
     return out / "index.html"
 
 
-def evaluation_tables(found: Aggregate) -> list[Table]:
+def evaluation_tables(found: Aggregate, normals: Sequence[NormalFrechet] = ()) -> list[Table]:
     """Every table that has rows, in the order of the page."""
     tables = [
         summary_table(found),
+        normals_table(normals),
         comparison_table(found),
         failure_table(found),
         not_run_table(found.protocol),
@@ -146,6 +150,30 @@ def summary_table(found: Aggregate) -> Table:
             if found.ceilings
             else ""
         ),
+    )
+
+
+def normals_table(normals: Sequence[NormalFrechet]) -> Table:
+    """Frechet distances of normal maps, named by what made the features."""
+    features = ", ".join(dict.fromkeys(found.features for found in normals))
+    best = min((found.distance for found in normals), default=None) if len(normals) > 1 else None
+    ordered = sorted(normals, key=lambda found: found.distance)
+    return Table(
+        id="normals",
+        title="Normal maps of the whole set",
+        header=["Method", f"Fréchet distance, {features} ↓", "Maps on each side", "Failed"],
+        rows=[
+            [
+                Cell(found.method),
+                Cell(_number(found.distance), best=found.distance == best),
+                Cell(str(found.images)),
+                Cell(str(found.failed)),
+            ]
+            for found in ordered
+        ],
+        caption=f"Predictions and references from the same cameras, over features of {features}: not the published "
+        "Normal-FID, whose features are Inception's. Few maps raise it, so only equal numbers compare; failed assets "
+        "count with empty maps.",
     )
 
 

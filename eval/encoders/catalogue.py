@@ -1,4 +1,7 @@
-"""The published point encoders, as data: architecture, preparation of clouds, the CLIP towers they are aligned with."""
+"""Point encoders as data: architecture, preparation of clouds, the towers they are aligned with.
+
+All published ones, and a stand-in trained by this project, which is kept apart and never goes by a published name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from functools import partial
 from eval.encoders.clouds import CloudPolicy
 from eval.encoders.openshape import OpenShapeConfig, openshape
 from eval.encoders.point_encoder import PointEncoder
+from eval.encoders.point_standin import PointStandIn, PointStandInConfig
 from eval.encoders.ulip import Ulip, UlipConfig
 from eval.encoders.uni3d import Uni3D, Uni3DConfig
 
@@ -57,7 +61,7 @@ ULIP_TOWERS = (
 
 @dataclass(frozen=True)
 class PointEncoderSpec:
-    """A published point encoder."""
+    """A point encoder."""
 
     name: str
     build: Callable[[], PointEncoder]  # with random weights
@@ -66,6 +70,7 @@ class PointEncoderSpec:
     tower: Tower  # that it is aligned with
     url: str  # of the weights
     other_towers: tuple[str, ...] = ()  # what names of parameters begin with that the file holds beside the encoder's
+    packaged: str | None = None  # the file's name, where it comes with ssabench
 
 
 def _uni3d(name: str, config: Uni3DConfig, folder: str | None) -> PointEncoderSpec:
@@ -126,13 +131,27 @@ _SPECS = (
 )
 POINT_ENCODERS = {spec.name: spec for spec in _SPECS}
 
+# Features of an ImageNet classifier (eval.encoders.standin), projected.
+STANDIN_IMAGES = Tower("standin-efficientnet-lite2, projected", None, PointStandInConfig().dim, "")
+STANDIN_POINTS = PointEncoderSpec(
+    "standin-points",
+    partial(PointStandIn, PointStandInConfig()),
+    PointStandInConfig().dim,
+    CloudPolicy(1024, None),
+    STANDIN_IMAGES,
+    "",
+    other_towers=("image_projection.",),
+    packaged="standin-points.safetensors",
+)
+
 
 def point_encoder_spec(name: str) -> PointEncoderSpec:
-    """The published encoder of that name.
+    """The encoder of that name: a published one, or the stand-in.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in POINT_ENCODERS:
-        raise ValueError(f"unknown point encoder {name!r}; expected one of {', '.join(POINT_ENCODERS)}")
-    return POINT_ENCODERS[name]
+    known = {**POINT_ENCODERS, STANDIN_POINTS.name: STANDIN_POINTS}
+    if name not in known:
+        raise ValueError(f"unknown point encoder {name!r}; expected one of {', '.join(known)}")
+    return known[name]

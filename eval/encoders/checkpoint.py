@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eval.encoders.catalogue import POINT_ENCODERS, PointEncoderSpec, point_encoder_spec
+from eval.encoders.catalogue import POINT_ENCODERS, STANDIN_POINTS, PointEncoderSpec, point_encoder_spec
 from eval.encoders.point_encoder import PointEncoder
 
 # Under which names the training frameworks of the authors keep the parameters (DeepSpeed: module).
@@ -26,24 +26,29 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedPointEncoder:
-    """A published encoder with its published weights."""
+    """An encoder with its weights."""
 
     spec: PointEncoderSpec
     encoder: PointEncoder
     sha256: str  # of the file
 
 
-def load_point_encoder(name: str, path: Path, device: str = "cpu") -> LoadedPointEncoder:
-    """A published encoder from its file, in fp32, in evaluation mode and without gradients.
+def load_point_encoder(name: str, path: Path | None = None, device: str = "cpu") -> LoadedPointEncoder:
+    """An encoder from its file, in fp32, in evaluation mode and without gradients.
 
     Reads what PyTorch saved (only tensors and plain values; the parameters may lie in ``module`` or ``state_dict``, and
     be prefixed by ``module.`` or ``pc_encoder.``), and safetensors.
 
+    Args:
+        path: None: the file that comes with ssabench, which only the stand-in has.
+
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or no path of a published encoder.
         CheckpointError: an unreadable file, another encoder's, or one with missing, unknown or misshapen parameters.
     """
     spec = point_encoder_spec(name)
+    if path is None:
+        path = packaged_weights(spec)
     state = read_parameters(path)
     with torch.device("meta"):
         encoder = spec.build()
@@ -54,6 +59,17 @@ def load_point_encoder(name: str, path: Path, device: str = "cpu") -> LoadedPoin
         {key: value.float() if value.is_floating_point() else value for key, value in parameters.items()}, assign=True
     )
     return LoadedPointEncoder(spec, encoder.requires_grad_(False).to(device), file_sha256(path))
+
+
+def packaged_weights(spec: PointEncoderSpec) -> Path:
+    """The file of an encoder whose weights come with ssabench.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if spec.packaged is None:
+        raise ValueError(f"{spec.name} needs the file of its weights, published at {spec.url}")
+    return Path(__file__).parent / "weights" / spec.packaged
 
 
 def file_sha256(path: Path) -> str:
@@ -115,7 +131,7 @@ def _layout(spec: PointEncoderSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _complaint(expected: PointEncoderSpec, state: dict[str, Tensor], path: Path) -> str:
-    for spec in POINT_ENCODERS.values():
+    for spec in (*POINT_ENCODERS.values(), STANDIN_POINTS):
         if _shapes(_own(spec, state)) == _layout(spec):
             return f"checkpoint {str(path)!r} holds {spec.name}; expected {expected.name}"
     return f"checkpoint {str(path)!r} is not {expected.name}: {differences(_own(expected, state), _layout(expected))}"

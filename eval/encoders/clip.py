@@ -28,6 +28,24 @@ class TextTower(Protocol):
         ...
 
 
+class Towers(TextTower, Protocol):
+    """What embeds the images and texts of one space."""
+
+    @property
+    def tower(self) -> Tower:
+        """The space."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """What identifies the weights."""
+        ...
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings fp32 [len(images), E] on the CPU, not normalised, of RGB images."""
+        ...
+
+
 @dataclass(frozen=True)
 class ClipTowers:
     """Both towers of one space, with weights, in evaluation mode."""

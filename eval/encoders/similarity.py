@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval.encoders.checkpoint import LoadedPointEncoder
-from eval.encoders.clip import ClipTowers
+from eval.encoders.clip import Towers
 from eval.encoders.clouds import NORMALISATION, ColourPolicy, prepare
 from eval.encoders.images import ImagePolicy, opaque
 from eval.encoders.point_encoder import embed_clouds
@@ -73,7 +73,7 @@ class Cloud:
 
 def image_shape_similarity(
     encoder: LoadedPointEncoder,
-    towers: ClipTowers,
+    towers: Towers,
     clouds: Mapping[str, Cloud],
     images: Mapping[str, Image.Image],
     sampling: Sampling,
@@ -101,7 +101,7 @@ def image_shape_similarity(
 
 def text_shape_similarity(
     encoder: LoadedPointEncoder,
-    towers: ClipTowers,
+    towers: Towers,
     clouds: Mapping[str, Cloud],
     texts: Mapping[str, str],
     sampling: Sampling,
@@ -160,7 +160,7 @@ def _unit(embeddings: Tensor) -> Tensor:
 
 def _check(
     encoder: LoadedPointEncoder,
-    towers: ClipTowers,
+    towers: Towers,
     clouds: Mapping[str, Cloud],
     queries: Mapping[str, object],
     sampling: Sampling,
@@ -190,7 +190,7 @@ def _embed(encoder: LoadedPointEncoder, clouds: Mapping[str, Cloud], colours: Co
 def _scores(
     kind: Literal["image-shape", "text-shape"],
     encoder: LoadedPointEncoder,
-    towers: ClipTowers,
+    towers: Towers,
     names: Mapping[str, object],
     cosines: Tensor,
     sampling: Sampling,

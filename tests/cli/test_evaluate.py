@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cli.app import app
+from eval.encoders.similarity import SimilarityScores
 from eval.protocols.protocol import protocol_names
 from eval.rows import read_rows
 from models.vae.config import VAEConfig
@@ -37,6 +40,8 @@ kind = "similarity"
 encoder = "uni3d"
 query = "image"
 """
+
+DORA = ["evaluate", "near", "ref", "--protocol", "dora", "--out", "out"]
 
 
 def run(*arguments: object) -> Result:
@@ -94,6 +99,38 @@ def test_methods_are_compared_and_failures_listed(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_similarity_and_normal_maps_stand_beside_the_geometry(folder: Path) -> None:
+    out = folder / "out"
+    (folder / "small.toml").write_text(
+        SMALL
+        + """
+[[metrics]]
+key = "normal_fid"
+label = "Normal-FID"
+kind = "normal_fid"
+views = { elevation = 10, azimuths = [0], fov = 40, size = 64 }
+"""
+    )
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64), "white").save(folder / "ref" / f"{name}.png")
+    arguments: list[object] = ["evaluate", folder / "far", f"close={folder / 'near'}", folder / "ref", "--out", out]
+    arguments += ["--protocol", folder / "small.toml", "--workers", 1, "--device", "cpu", "--normal-frechet"]
+    arguments += ["--similarity", "standin-points", "--images", folder / "ref"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    page, table = (out / "index.html").read_text(), (out / "summary.csv").read_text()
+    assert "standin_points" in table
+    assert "standin-efficientnet-lite2" in page
+    assert "not the published" in page
+    scores = SimilarityScores.model_validate_json((out / "similarity" / "standin-points-far.json").read_text())
+    assert list(scores.cosines) == ["a"]
+    normals = [json.loads(line) for line in (out / "normals.jsonl").read_text().splitlines()]
+    assert {one["method"]: one["failed"] for one in normals} == {"far": 1, "close": 0}
+    assert run(*arguments, "--resume").exit_code == 0
+    assert (out / "summary.csv").read_text() == table
+
+
+@pytest.mark.slow
 def test_a_round_trip_of_two_resolutions(tmp_path: Path) -> None:
     out = tmp_path / "out"
     mesh = tmp_path / "bar.obj"
@@ -143,6 +180,11 @@ def test_the_help_names_every_protocol() -> None:
         (["evaluate", "nowhere", "ref", "--protocol", "dora", "--out", "out"], "does not exist"),
         (["evaluate", "near/a.stl", "ref", "--protocol", "dora", "--out", "out"], "all files or all folders"),
         (["evaluate", "near", "near", "ref", "--protocol", "dora", "--out", "out"], "two predictions are called"),
+        ([*DORA, "--similarity", "standin-points"], "--similarity and --images belong together"),
+        ([*DORA, "--images", "ref"], "--similarity and --images belong together"),
+        ([*DORA, "--images", "ref", "--similarity", "uni3d"], "unknown point encoder 'uni3d'"),
+        ([*DORA, "--images", "ref", "--similarity", "standin-points"], "has no image of 'a'"),
+        ([*DORA, "--normal-frechet"], "protocol dora has no normal maps of sets"),
         (["roundtrip", "ref", "--resolution", "32", "--out", "out"], "--resolution takes different numbers from 64"),
         (["roundtrip", "ref", "--resolution", "64,64", "--out", "out"], "different numbers"),
         (["roundtrip", "nowhere", "--out", "out"], "does not exist"),

@@ -95,3 +95,24 @@ def test_captions_must_name_every_shape(folder: Path, captions: str) -> None:
     code, _, problem = invoke("shapes", "--with", "captions.json")
     assert code == 2
     assert "captions captions.json" in problem
+
+
+def test_the_stand_in_needs_no_files(folder: Path) -> None:
+    given = ["similarity", "shapes", "--encoder", "standin-points", "--out", "out.json", "--device", "cpu", "--with"]
+    result = CliRunner().invoke(app, [*given, "images"])
+    assert result.exit_code == 0, result.stderr
+    provenance = json.loads((folder / "out.json").read_text())["provenance"]
+    assert (provenance["encoder"], provenance["colours"]) == ("standin-points", "none")
+    assert provenance["tower"].startswith("standin-")
+    assert provenance["encoder_sha256"] in provenance["tower_weights"]
+    refused = CliRunner().invoke(app, [*given, "captions.json"])
+    assert refused.exit_code == 2
+    assert "standin-points knows no texts" in refused.stderr
+
+
+def test_a_published_encoder_needs_its_file(folder: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["similarity", "shapes", "--with", "images", "--encoder", "uni3d-ti", "--out", "out.json"]
+    )
+    assert result.exit_code == 2
+    assert "uni3d-ti needs the file of its weights" in result.stderr
