@@ -30,7 +30,7 @@ from models.data.dataset.splits import Split
 from scripts.point_standin_shapes import Shape, drop_copies, load_shapes, split
 
 WEIGHTS: Final = Path("eval/encoders/weights/standin-points.safetensors")
-SOLIDS, STEPS, BATCH = 1400, 600, 64
+SOLIDS, STEPS, BATCH = 1400, 900, 64
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1e-3, 50, 0.05
 DROPOUT = 0.2  # of image features
 # A quarter of the clouds appear once more, as negatives of their own image: blurred by a grid of so many cells, as bad
