@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.data.octree import Grid, Near, expand_ranges, find
-from models.data.sides import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
+from models.data.sides import AROUND, INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
 
 # Of grid coordinates, all in double precision: neighbouring triangles round their common edge differently.
 _EDGE_SLACK = 1e-9
@@ -66,23 +66,17 @@ def _mark_thin(sides: Sides, within: Tensor) -> None:
         within: keys int64 [P] of the inside points near the surface.
     """
     thin = sides.grid.coords(within, 0)
+    outside = sides.around(thin, OUTSIDE)
+    far = torch.ones_like(outside, dtype=torch.bool)
     for octant in itertools.product((-1, 1), repeat=3):
-        fits = torch.ones(thin.shape[1], dtype=torch.bool, device=thin.device)
-        for corner in itertools.product((0, 1), repeat=3):
-            index = fits.nonzero()[:, 0]
-            shift = tuple(a * b for a, b in zip(octant, corner, strict=True))
-            fits[index] = sides.at(_shifted(thin[:, index], shift)) != OUTSIDE
-        thin = thin[:, ~fits]
+        corners = {
+            tuple(a * b for a, b in zip(octant, corner, strict=True)) for corner in itertools.product((0, 1), repeat=3)
+        }
+        far &= (outside & sum(1 << i for i, step in enumerate(AROUND) if step in corners)) != 0
+    thin = thin[:, far]
     sides.mark(thin, THIN)
-    alone = thin
-    for shift in itertools.product((-1, 0, 1), repeat=3):
-        alone = alone[:, sides.at(_shifted(alone, shift)) != INSIDE]
-    sides.mark(thin, INSIDE)
-    sides.mark(alone, THIN)
-
-
-def _shifted(coords: Tensor, shift: Iterable[int]) -> Tensor:
-    return coords + torch.tensor(list(shift), device=coords.device)[:, None]
+    alone = sides.around(thin, INSIDE) == 0
+    sides.mark(thin[:, ~alone], INSIDE)
 
 
 def _edges(keys: list[Tensor], first: list[int], barred: list[Tensor], grid: Grid) -> Tensor:

@@ -10,7 +10,6 @@ still measure to it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -243,15 +242,4 @@ def _halves(corners: Tensor) -> Tensor:
 def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
     """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
     coords = grid.coords(keys, 0)
-    here = sides.at(coords)
-    outside, inside = (here == OUTSIDE) | (here == THIN), here == INSIDE
-    # Nearest first: most points need no more than the neighbours along the axes.
-    for shift in sorted(itertools.product((-1, 0, 1), repeat=3), key=lambda s: sum(map(abs, s)))[1:]:
-        unsettled = (~(outside & inside)).nonzero()[:, 0]
-        if not len(unsettled):
-            break
-        moved = coords[:, unsettled] + torch.tensor(shift, device=keys.device)[:, None]
-        there = sides.at(moved)
-        outside[unsettled] |= (there == OUTSIDE) | (there == THIN)
-        inside[unsettled] |= there == INSIDE
-    return outside, inside
+    return sides.around(coords, OUTSIDE, THIN) != 0, sides.around(coords, INSIDE) != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from models.data.octree import Grid
 # THIN: inside, where the solid is thinner than the grid can show.
 INSIDE, OUTSIDE, ON_SURFACE, THIN = 0, 1, 2, 3
 _COUNT = 4
+# Steps to a point and its neighbours, in the order of the bits of `Sides.around`.
+AROUND = tuple(itertools.product((-1, 0, 1), repeat=3))
 # Blocks are cells of this level, 8^3 points: most hold one side only, and those share four blocks.
 _LEVEL = 3
 _SIZE = 2**_LEVEL
@@ -53,6 +56,23 @@ class Sides:
     def at(self, coords: Tensor) -> Tensor:
         """Sides, int8 [P], of grid points int64 [3, P]."""
         return self.blocks.view(-1)[self._address(coords)]
+
+    def around(self, coords: Tensor, *kinds: int) -> Tensor:
+        """int32 [P]: bit i is set where the neighbour of a grid point, int64 [3, P], at `AROUND[i]` is on one of these
+        sides."""
+        bits = torch.empty(coords.shape[1], dtype=torch.int32, device=coords.device)
+        wanted = sum(1 << kind for kind in kinds)
+        given = (bits, coords.contiguous(), self.table, self.blocks)
+        across, margin = self.grid.side(_LEVEL), self.grid.margin(_LEVEL)
+        if bits.is_cuda:
+            from models.data import triton_sides  # Triton is not needed on a CPU
+
+            triton_sides.around(*given, across, margin, wanted)
+        else:
+            from models.data import compiled_sides  # numba is not needed on a GPU
+
+            compiled_sides.around(*(tensor.numpy() for tensor in given), across, margin, wanted)
+        return bits
 
     def mark(self, coords: Tensor, side: int) -> None:
         """Moves points to another side, in place; none may be farther from the surface than a block."""
