@@ -20,7 +20,8 @@ from bench.providers import Problem
 from kernels.segments import Segments, compressed_segments, selected_segments, selection_parts, window_segments
 from kernels.triton import hopper
 from kernels.triton.configs import KERNEL_NAMES, KernelName, TileConfig, TunedTable, overridden, padded
-from kernels.triton.segment_backward import output_gradient, segment_dkv, segment_dq
+from kernels.triton.segment_backward import output_gradient, segment_dq
+from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
 from kernels.triton.select import select_blocks
 

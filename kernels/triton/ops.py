@@ -22,7 +22,8 @@ from kernels.segments import (
     window_segments,
 )
 from kernels.triton import select
-from kernels.triton.segment_backward import output_gradient, segment_dkv, segment_dq
+from kernels.triton.segment_backward import output_gradient, segment_dq
+from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
 from kernels.triton.slots import merge_slots, sum_slots
 

@@ -1,8 +1,8 @@
-"""Backward of segment attention: dQ from the query side, dK and dV from the key side, no atomics.
+"""Backward of segment attention: what all of it needs of a branch, and dQ. `segment_dkv` computes dK and dV.
 
 With p the final probabilities and dO the gradient of the branch's output:
 dV = p^T dO,  dS = p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
-Both kernels recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
+Both sides recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
 """
 
 from __future__ import annotations
@@ -26,13 +26,6 @@ from kernels.triton.primitives import (
     tile_list,
 )
 from kernels.triton.segment_forward import segment_constants
-
-# A key tile's query list is split until the device has about this many programs: key tiles are few where all tokens
-# share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
-_PROGRAMS = 4096
-_MAX_SPLITS = 64
-# Shares into which the parts of the query lists go: each has gradients of its own to be added up.
-_MOST_PART_SHARES = 8
 
 
 @triton.jit
@@ -135,171 +128,6 @@ def _segment_dq_kernel(
     store_rows(dq, base, offsets, accumulator * scale, mask, D, BLOCK_D)
 
 
-@triton.jit
-def _key_gradients(
-    k_tile,  # [BLOCK_N, BLOCK_D]
-    v_tile,  # [BLOCK_N, BLOCK_D]
-    q_tile,  # [BLOCK_M, BLOCK_D]
-    do_tile,  # [BLOCK_M, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], base 2; inf where masked, which makes p zero
-    row_delta,  # fp32 [BLOCK_M]
-    dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
-    dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
-    scale_log2,
-    PRECISION: tl.constexpr,
-):
-    scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
-    dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-    p = tl.exp2(scores * scale_log2 - row_lse[None, :])
-    dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
-    ds = p * (dp - row_delta[None, :])
-    dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
-    return dk_tile, dv_tile
-
-
-@triton.jit
-def _split_of_list(bounds, split, splits, TOKENS: tl.constexpr):
-    """First and last + 1 position of a split, in whole tiles, of the list between two offsets."""
-    first = tl.load(bounds)
-    last = tl.load(bounds + 1)
-    length = tl.cdiv(tl.cdiv(last - first, TOKENS), splits) * TOKENS
-    return first + split * length, tl.minimum(first + (split + 1) * length, last)
-
-
-@triton.jit
-def _add_list(
-    q,
-    do,
-    terms,
-    k_tile,
-    v_tile,
-    dk_tile,
-    dv_tile,
-    query_slots,
-    first,
-    last,
-    kv_head,
-    scale_log2,
-    SLOTS: tl.constexpr,
-    HAS_SLOTS: tl.constexpr,
-    WIDE: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    PRECISION: tl.constexpr,
-    PEELED: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """Adds the queries at list positions first to last - 1 to a key tile's gradients."""
-    TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
-    loop_last = last
-    if PEELED:
-        loop_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
-    PAST_LAST: tl.constexpr = not PEELED
-    MASKED: tl.constexpr = PAST_LAST or BLOCK_G != G  # rows past G are no queries
-    for start in range(first, loop_last, TOKENS):
-        base, offsets, mask = query_rows(
-            start, last, kv_head, query_slots, PAST_LAST, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
-        )
-        q_tile = load_rows(q, base, offsets, mask, MASKED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-        do_tile = load_rows(do, base, offsets, mask, MASKED, D, BLOCK_D)
-        row_lse, row_delta = load_terms(terms, base, offsets, mask, MASKED)
-        dk_tile, dv_tile = _key_gradients(
-            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
-        )
-    if PEELED and loop_last < last:
-        base, offsets, mask = query_rows(
-            loop_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
-        )
-        q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
-        do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
-        row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
-        dk_tile, dv_tile = _key_gradients(
-            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
-        )
-    return dk_tile, dv_tile
-
-
-@triton.jit(do_not_specialize=["list_length", "num_segments", "num_keys", "parts", "parts_a_share", "splits"])
-def _segment_dkv_kernel(
-    q,  # [N, H, D]
-    k,  # [K, Hkv, D]
-    v,  # [K, Hkv, D]
-    do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
-    dk,  # fp32 [shares, K, Hkv, D]
-    dv,  # fp32 [shares, K, Hkv, D]
-    query_slots,  # int32 [C, list_length]
-    query_offsets,  # int32 [P, C, num_segments + 1]
-    key_index,  # int32 [K]
-    tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
-    list_length,
-    num_segments,
-    num_keys,
-    parts,
-    parts_a_share,
-    splits,
-    scale,
-    KV_HEADS: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    SLOTS: tl.constexpr,
-    LISTS: tl.constexpr,
-    HAS_SLOTS: tl.constexpr,
-    HAS_KEY_INDEX: tl.constexpr,
-    WIDE: tl.constexpr,
-    SEVERAL_PARTS: tl.constexpr,  # whether a share takes more than one
-    PRECISION: tl.constexpr,
-    PEELED: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    kv_head = tl.program_id(1)
-    share = tl.program_id(2)
-    segment, key_first, key_last, _, _ = load_tile(tiles, tl.program_id(0))
-    if segment < 0:
-        return
-    list_index = kv_head if LISTS > 1 else 0
-    k_base, k_offsets, k_mask = key_rows(
-        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
-    )
-    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
-
-    if HAS_SLOTS:
-        query_slots += list_index * list_length
-    dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    scale_log2 = scale * LOG2E
-    # This program's share of the segment's queries: of its parts of the tokens one split each, in whole tiles.
-    bounds = query_offsets + list_index * (num_segments + 1) + segment
-    first_part = share // splits * parts_a_share
-    split = share % splits
-    if SEVERAL_PARTS:
-        for part in range(first_part, tl.minimum(first_part + parts_a_share, parts)):
-            first, last = _split_of_list(bounds + part * LISTS * (num_segments + 1), split, splits, BLOCK_M // BLOCK_G)
-            dk_tile, dv_tile = _add_list(
-                *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
-                *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
-            )
-    else:  # a loop of one turn would cost registers
-        first, last = _split_of_list(
-            bounds + first_part * LISTS * (num_segments + 1), split, splits, BLOCK_M // BLOCK_G
-        )
-        dk_tile, dv_tile = _add_list(
-            *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
-            *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
-        )
-
-    k_base += share.to(tl.int64) * num_keys * KV_HEADS
-    store_rows(dk, k_base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
-    store_rows(dv, k_base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
-
-
 @triton.jit(do_not_specialize=["gate_column"])
 def _output_gradient_kernel(
     do,  # [N, H, D]: gradient of the gated sum
@@ -395,35 +223,3 @@ def segment_dq(
         **config.launch_arguments(),
     )
     return dq
-
-
-def segment_dkv(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments, scale: float
-) -> tuple[Tensor, Tensor]:
-    """dk, dv fp32 [K, Hkv, D] of all parts. Arguments as `segment_dq`."""
-    num_tokens, _, head_dim = q.shape
-    num_keys, kv_heads, _ = k.shape
-    if num_tokens == 0:
-        return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-    config = segment_config("dkv", segments, q)
-    # The other side of a key tile is read from the parts' offsets.
-    tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
-    num_tiles, length = tiles.shape[1], num_tokens * segments.slots
-    parts = segments.parts
-    parts_a_share = -(-parts // _MOST_PART_SHARES)
-    part_shares = -(-parts // parts_a_share)
-    splits = max(
-        1, min(_PROGRAMS // (num_tiles * kv_heads * part_shares), triton.cdiv(length, config.block_m), _MAX_SPLITS)
-    )
-    shares = part_shares * splits
-    dk = torch.empty(shares, num_keys, kv_heads, head_dim, dtype=torch.float32, device=q.device)
-    dv = torch.empty_like(dk)
-    _segment_dkv_kernel[(num_tiles, kv_heads, shares)](
-        *(q, k, v, do, terms, dk, dv),
-        *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
-        *(length, segments.count, num_keys, parts, parts_a_share, splits, scale),
-        **segment_constants(q, k, segments),
-        SEVERAL_PARTS=parts_a_share > 1,
-        **config.launch_arguments(),
-    )
-    return (dk[0], dv[0]) if shares == 1 else (dk.sum(0), dv.sum(0))

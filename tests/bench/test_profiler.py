@@ -95,9 +95,9 @@ def test_the_products_of_our_kernels_come_from_the_real_selection(problem: Probl
 
 
 def test_the_kernels_with_known_products_exist(problem: Problem) -> None:
-    from kernels.triton import segment_backward, segment_forward, select
+    from kernels.triton import segment_backward, segment_dkv, segment_forward, select
 
-    found = {name for module in (segment_backward, segment_forward, select) for name in vars(module)}
+    found = {name for module in (segment_backward, segment_dkv, segment_forward, select) for name in vars(module)}
     assert set(kernel_flops(get_provider("ssa-triton"), problem, "total")) <= found
 
 

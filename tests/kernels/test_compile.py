@@ -21,6 +21,9 @@ EXPECTED = {
     "_segment_dq_kernel",
     "_segment_dkv_kernel",
     "_sum_slots_kernel",
+    "_chunk_offsets_kernel",
+    "_chunks_kernel",
+    "_add_chunks_kernel",
 }
 HOPPER = {"_hopper_selected_forward_kernel"}
 

@@ -1,0 +1,292 @@
+"""Backward of segment attention from the key side: dK and dV, without atomics.
+
+A program keeps a tile of keys and walks a stretch of its segment's query list; each stretch has gradients of its own,
+which are added up in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.segments import Segments
+from kernels.triton.configs import padded, segment_config
+from kernels.triton.long_lists import CHUNK_FIELDS, add_chunks, long_lists
+from kernels.triton.primitives import (
+    LOG2E,
+    key_rows,
+    load_rows,
+    load_terms,
+    load_tile,
+    query_rows,
+    store_rows,
+    tile_list,
+)
+from kernels.triton.segment_forward import segment_constants
+
+# A key tile's query list is split until the device has about this many programs: key tiles are few where all tokens
+# share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
+_PROGRAMS = 4096
+_MAX_SPLITS = 64
+# Shares into which the parts of the query lists go: each has gradients of its own to be added up.
+_MOST_PART_SHARES = 8
+
+
+@triton.jit
+def _key_gradients(
+    k_tile,  # [BLOCK_N, BLOCK_D]
+    v_tile,  # [BLOCK_N, BLOCK_D]
+    q_tile,  # [BLOCK_M, BLOCK_D]
+    do_tile,  # [BLOCK_M, BLOCK_D]
+    row_lse,  # fp32 [BLOCK_M], base 2; inf where masked, which makes p zero
+    row_delta,  # fp32 [BLOCK_M]
+    dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
+    dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
+    scale_log2,
+    PRECISION: tl.constexpr,
+):
+    scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+    dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
+    p = tl.exp2(scores * scale_log2 - row_lse[None, :])
+    dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
+    ds = p * (dp - row_delta[None, :])
+    dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
+    return dk_tile, dv_tile
+
+
+@triton.jit
+def _split_of_list(bounds, split, splits, limit, TOKENS: tl.constexpr):
+    """First and last + 1 position of a split, in whole tiles and at most `limit`, of the list between two offsets."""
+    first = tl.load(bounds)
+    last = tl.load(bounds + 1)
+    length = tl.minimum(tl.cdiv(tl.cdiv(last - first, TOKENS), splits) * TOKENS, limit)
+    return first + split * length, tl.minimum(first + (split + 1) * length, last)
+
+
+@triton.jit
+def _add_list(
+    q,
+    do,
+    terms,
+    k_tile,
+    v_tile,
+    dk_tile,
+    dv_tile,
+    query_slots,
+    first,
+    last,
+    kv_head,
+    scale_log2,
+    SLOTS: tl.constexpr,
+    HAS_SLOTS: tl.constexpr,
+    WIDE: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Adds the queries at list positions first to last - 1 to a key tile's gradients."""
+    TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
+    loop_last = last
+    if PEELED:
+        loop_last = first + tl.maximum(last - first, 0) // TOKENS * TOKENS
+    PAST_LAST: tl.constexpr = not PEELED
+    MASKED: tl.constexpr = PAST_LAST or BLOCK_G != G  # rows past G are no queries
+    for start in range(first, loop_last, TOKENS):
+        base, offsets, mask = query_rows(
+            start, last, kv_head, query_slots, PAST_LAST, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
+        )
+        q_tile = load_rows(q, base, offsets, mask, MASKED, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+        do_tile = load_rows(do, base, offsets, mask, MASKED, D, BLOCK_D)
+        row_lse, row_delta = load_terms(terms, base, offsets, mask, MASKED)
+        dk_tile, dv_tile = _key_gradients(
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+        )
+    if PEELED and loop_last < last:
+        base, offsets, mask = query_rows(
+            loop_last, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
+        )
+        q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)
+        do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
+        row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
+        dk_tile, dv_tile = _key_gradients(
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+        )
+    return dk_tile, dv_tile
+
+
+@triton.jit(
+    do_not_specialize=[
+        "list_length",
+        "num_tiles",
+        "num_segments",
+        "num_keys",
+        "parts",
+        "parts_a_share",
+        "splits",
+        "room",
+    ]
+)
+def _segment_dkv_kernel(
+    q,  # [N, H, D]
+    k,  # [K, Hkv, D]
+    v,  # [K, Hkv, D]
+    do,  # [N, H, D]
+    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
+    dk,  # fp32 [shares, K, Hkv, D], then [Hkv, room, BLOCK_N, D]: of the chunks
+    dv,  # as dk
+    query_slots,  # int32 [C, list_length]
+    query_offsets,  # int32 [P, C, num_segments + 1]
+    key_index,  # int32 [K]
+    tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
+    chunks,  # int32 [C, room, CHUNK_FIELDS], with LIMITED: see `kernels.triton.long_lists`
+    limits,  # int32 [C], with LIMITED
+    list_length,
+    num_tiles,
+    num_segments,
+    num_keys,
+    parts,
+    parts_a_share,
+    splits,
+    room,
+    scale,
+    KV_HEADS: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    SLOTS: tl.constexpr,
+    LISTS: tl.constexpr,
+    HAS_SLOTS: tl.constexpr,
+    HAS_KEY_INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
+    SEVERAL_PARTS: tl.constexpr,  # whether a share takes more than one
+    LIMITED: tl.constexpr,  # whether lists are cut at a limit
+    PRECISION: tl.constexpr,
+    PEELED: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    kv_head = tl.program_id(1)
+    list_index = kv_head if LISTS > 1 else 0
+    # The first programs take the chunks of the longest lists, then come all tiles of each share.
+    program = tl.program_id(0)
+    tile = program % num_tiles
+    share = program // num_tiles
+    limit = list_length
+    if LIMITED:
+        is_chunk = program < room
+        chunk = chunks + (list_index * room + program) * CHUNK_FIELDS
+        tile = tl.where(is_chunk, tl.load(chunk, mask=is_chunk, other=0), (program - room) % num_tiles)
+        chunk_first = tl.load(chunk + 1, mask=is_chunk, other=0)
+        chunk_last = tl.load(chunk + 2, mask=is_chunk, other=0)
+        share = tl.where(is_chunk, 0, (program - room) // num_tiles)
+        limit = tl.load(limits + list_index)
+    segment, key_first, key_last, _, _ = load_tile(tiles, tl.maximum(tile, 0))
+    if (segment < 0) | (tile < 0):
+        return
+    k_base, k_offsets, k_mask = key_rows(
+        key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
+    )
+    k_tile = load_rows(k, k_base, k_offsets, k_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    v_tile = load_rows(v, k_base, k_offsets, k_mask, True, D, BLOCK_D)
+
+    if HAS_SLOTS:
+        query_slots += list_index * list_length
+    dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    scale_log2 = scale * LOG2E
+    # This program's share of the segment's queries: of its parts of the tokens one split each, in whole tiles.
+    bounds = query_offsets + list_index * (num_segments + 1) + segment
+    first_part = share // splits * parts_a_share
+    split = share % splits
+    if SEVERAL_PARTS:
+        last_part = tl.minimum(first_part + parts_a_share, parts)
+        if LIMITED:
+            last_part = tl.where(is_chunk, first_part + 1, last_part)
+        for part in range(first_part, last_part):
+            first, last = _split_of_list(
+                bounds + part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
+            )
+            if LIMITED:
+                first, last = tl.where(is_chunk, chunk_first, first), tl.where(is_chunk, chunk_last, last)
+            dk_tile, dv_tile = _add_list(
+                *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+                *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+            )
+    else:  # a loop of one turn would cost registers
+        first, last = _split_of_list(
+            bounds + first_part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
+        )
+        if LIMITED:
+            first, last = tl.where(is_chunk, chunk_first, first), tl.where(is_chunk, chunk_last, last)
+        dk_tile, dv_tile = _add_list(
+            *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+            *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
+        )
+
+    base = k_base + share.to(tl.int64) * num_keys * KV_HEADS
+    if LIMITED:
+        shares = (tl.num_programs(0) - room) // num_tiles
+        chunk_base = shares.to(tl.int64) * num_keys * KV_HEADS + (kv_head * room + program).to(tl.int64) * BLOCK_N
+        base = tl.where(is_chunk, chunk_base, base)
+        k_offsets = tl.where(is_chunk, tl.arange(0, BLOCK_N), k_offsets)
+    store_rows(dk, base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
+    store_rows(dv, base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
+
+
+def segment_dkv(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Key and value gradients of all parts.
+
+    Args:
+        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `output_gradient`.
+
+    Returns:
+        dk, dv fp32 [K, Hkv, D].
+    """
+    num_tokens, heads, head_dim = q.shape
+    num_keys, kv_heads, _ = k.shape
+    if num_tokens == 0:
+        return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+    config = segment_config("dkv", segments, q)
+    # The other side of a key tile is read from the parts' offsets.
+    tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
+    num_tiles, length = tiles.shape[1], num_tokens * segments.slots
+    parts = segments.parts
+    parts_a_share = -(-parts // _MOST_PART_SHARES)
+    part_shares = -(-parts // parts_a_share)
+    splits = max(
+        1, min(_PROGRAMS // (num_tiles * kv_heads * part_shares), triton.cdiv(length, config.block_m), _MAX_SPLITS)
+    )
+    shares = part_shares * splits
+    lists = None
+    if segments.query_slots is not None and segments.key_index is None:  # selected: any token may choose any block
+        lists = long_lists(segments, config.block_m // padded(heads // kv_heads), config.block_n, splits, num_tiles)
+    room = 0 if lists is None else lists.room
+    rows = shares * num_keys * kv_heads
+    dk = torch.empty(rows + kv_heads * room * config.block_n, head_dim, dtype=torch.float32, device=q.device)
+    dv = torch.empty_like(dk)
+    _segment_dkv_kernel[(room + num_tiles * shares, kv_heads)](
+        *(q, k, v, do, terms, dk, dv),
+        *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
+        *((None, None) if lists is None else (lists.chunks, lists.limits)),
+        *(length, num_tiles, segments.count, num_keys, parts, parts_a_share, splits, room, scale),
+        **segment_constants(q, k, segments),
+        SEVERAL_PARTS=parts_a_share > 1,
+        LIMITED=lists is not None,
+        **config.launch_arguments(),
+    )
+    of_shares = [x[:rows].view(shares, num_keys, kv_heads, head_dim) for x in (dk, dv)]
+    dk_sum, dv_sum = (x[0] if shares == 1 else x.sum(0) for x in of_shares)
+    if lists is not None:
+        dk_chunks, dv_chunks = (x[rows:].view(kv_heads, room, config.block_n, head_dim) for x in (dk, dv))
+        add_chunks(dk_sum, dv_sum, dk_chunks, dv_chunks, lists, segments, tiles)
+    return dk_sum, dv_sum
