@@ -126,6 +126,28 @@ def _convolution_fake(feats: Tensor, kernel: Tensor, bias: Tensor | None, neighb
     return feats.new_empty(feats.shape[0], kernel.shape[2])
 
 
+@torch.library.custom_op("ssabench::sparse_convolution_feats", mutates_args=(), device_types="cpu")
+def _feature_gradient(grad: Tensor, kernel: Tensor, neighbors: Tensor, masks: Tensor) -> Tensor:
+    # Element i sends voxel n to its neighbour; seen from there, n is the neighbour at 26 - i.
+    return _convolution(grad, kernel.flip(0).transpose(1, 2), None, neighbors, masks)
+
+
+@_feature_gradient.register_kernel("cuda")
+def _feature_gradient_cuda(grad: Tensor, kernel: Tensor, neighbors: Tensor, masks: Tensor) -> Tensor:
+    from models.sparse.triton_convolution import convolve
+
+    grad = grad.contiguous()
+    if grad.dtype == torch.float32:
+        # Reading mirrored weights spills registers where products are not rounded; two small copies cost less.
+        return convolve(grad, kernel.flip(0).transpose(1, 2).contiguous(), None, neighbors, masks)
+    return convolve(grad, kernel.contiguous(), None, neighbors, masks, mirrored=True)
+
+
+@_feature_gradient.register_fake
+def _feature_gradient_fake(grad: Tensor, kernel: Tensor, neighbors: Tensor, masks: Tensor) -> Tensor:
+    return grad.new_empty(grad.shape[0], kernel.shape[1])
+
+
 @torch.library.custom_op("ssabench::sparse_convolution_weight", mutates_args=(), device_types="cpu")
 def _weight_gradient(feats: Tensor, grad: Tensor, neighbors: Tensor) -> Tensor:
     wide = torch.promote_types(feats.dtype, torch.float32)
@@ -160,8 +182,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_feats, wants_kernel, wants_bias = ctx.needs_input_grad[:3]
     dfeats = dkernel = dbias = None
     if wants_feats:
-        # Element i sends voxel n to its neighbour; seen from there, n is the neighbour at 26 - i.
-        dfeats = _convolution(grad, kernel.flip(0).transpose(1, 2), None, neighbors, masks)
+        dfeats = _feature_gradient(grad, kernel, neighbors, masks)
     if wants_kernel:
         dkernel = _weight_gradient(feats, grad, neighbors)
     if wants_bias:

@@ -26,8 +26,8 @@ _AXIS_BITS = 16
 _SAMPLE_SHIFT = 3 * _AXIS_BITS
 _MAX_SAMPLES = 2**15
 _MORTON = 2**_SAMPLE_SHIFT - 1
-# Neighbours are looked up in blocks of 4^3 voxels: large enough that a surface needs few, small enough that a voxel on
-# its own costs 256 bytes.
+# On a CPU neighbours are looked up in blocks of 4^3 voxels: large enough that a surface needs few, small enough that a
+# voxel on its own costs 256 bytes.
 _BLOCK_BITS = 2
 _BLOCK = 2**_BLOCK_BITS
 _BLOCK_VOXELS = _BLOCK**3
@@ -105,7 +105,7 @@ class Structure:
         """
         coords = _with_samples(coords, batch)
         if coords.shape[0]:
-            largest, smallest = coords.amax(0).tolist(), coords.amin(0).tolist()
+            smallest, largest = torch.stack([coords.amin(0), coords.amax(0)]).tolist()  # the host waits once
         else:
             largest, smallest = [-1, 0, 0, 0], [0] * 4
         if min(smallest[1:]) < 0 or max(largest[1:]) >= 2**_AXIS_BITS:
@@ -121,12 +121,10 @@ class Structure:
         if bool((keys[1:] == keys[:-1]).any()):
             raise ValueError("coords must not repeat a voxel within a sample")
         depth = max(largest[1:]).bit_length()
-        return cls._sorted(coords[order].int(), keys, batch_size, depth), order
-
-    @classmethod
-    def _sorted(cls, coords: Tensor, keys: Tensor, batch_size: int, depth: int) -> Structure:
         samples = torch.arange(batch_size + 1, device=keys.device)
-        return cls(coords, keys, torch.searchsorted(keys, samples << _SAMPLE_SHIFT), depth)
+        # The last key before each sample: that before a sample 2^15, which has no key, is still an int64.
+        offsets = torch.searchsorted(keys, (samples << _SAMPLE_SHIFT) - 1, right=True)
+        return cls(coords[order].int(), keys, offsets, depth), order
 
     @classmethod
     def cat(cls, structures: list[Structure]) -> Structure:
@@ -141,25 +139,23 @@ class Structure:
         if before[-1] > _MAX_SAMPLES:
             raise ValueError(f"structures must have at most {_MAX_SAMPLES} samples together, got {before[-1]}")
         first = [0, *itertools.accumulate(s.num_voxels for s in structures)]
-        pairs = list(zip(structures, before[:-1], strict=True))
-        return cls(
-            torch.cat([s.coords + s.coords.new_tensor([samples, 0, 0, 0]) for s, samples in pairs]),
-            torch.cat([s.keys + (samples << _SAMPLE_SHIFT) for s, samples in pairs]),
-            torch.cat(
-                [structures[0].batch_offsets[:1]]
-                + [s.batch_offsets[1:] + voxels for s, voxels in zip(structures, first[:-1], strict=True)]
-            ),
-            max(s.depth for s in structures),
-        )
+        coords, keys = torch.cat([s.coords for s in structures]), torch.cat([s.keys for s in structures])
+        for samples, voxels in zip(before[1:-1], itertools.pairwise(first[1:]), strict=True):
+            coords[slice(*voxels), 0].add_(samples)
+            keys[slice(*voxels)].add_(samples << _SAMPLE_SHIFT)
+        offsets = [s.batch_offsets[1:] + voxels for s, voxels in zip(structures, first[:-1], strict=True)]
+        depth = max(s.depth for s in structures)
+        return cls(coords, keys, torch.cat([structures[0].batch_offsets[:1], *offsets]), depth)
 
     def split(self) -> list[Structure]:
         """One structure a sample."""
         bounds = self.batch_offsets.tolist()
         parts = []
         for sample, (first, last) in enumerate(itertools.pairwise(bounds)):
-            coords = self.coords[first:last] - self.coords.new_tensor([sample, 0, 0, 0])
-            keys = self.keys[first:last] - (sample << _SAMPLE_SHIFT)
-            parts.append(Structure._sorted(coords, keys, 1, self.depth))
+            coords = self.coords[first:last].clone()
+            coords[:, 0].zero_()
+            keys = self.keys[first:last] & _MORTON
+            parts.append(Structure(coords, keys, self.batch_offsets[sample : sample + 2] - first, self.depth))
         return parts
 
     def select(self, keep: Tensor) -> Structure:
@@ -170,7 +166,9 @@ class Structure:
         """
         if keep.shape != (self.num_voxels,) or keep.dtype != torch.bool:
             raise ValueError(f"keep must be bool [{self.num_voxels}], got {keep.dtype} {list(keep.shape)}")
-        return Structure._sorted(self.coords[keep], self.keys[keep], self.batch_size, self.depth)
+        kept = keep.nonzero()[:, 0]
+        offsets = torch.searchsorted(kept, self.batch_offsets)
+        return Structure(self.coords[kept], self.keys[kept], offsets, self.depth)
 
     @property
     def num_voxels(self) -> int:
@@ -192,15 +190,17 @@ class Structure:
     @_kept
     def parents(self) -> Parents:
         """The voxels at half the resolution that hold at least one of these."""
-        morton = self.keys & _MORTON
-        keys, index, counts = torch.unique_consecutive(
-            self.keys - morton + (morton >> 3), return_inverse=True, return_counts=True
-        )
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        coords = self.coords[offsets[:-1]]
-        coords = torch.cat([coords[:, :1], coords[:, 1:] >> 1], 1)
-        structure = Structure._sorted(coords, keys, self.batch_size, max(self.depth - 1, 0))
-        return Parents(structure, index, offsets)
+        # What children of a parent have in common: its sample above 45 bits, which its key has above 48.
+        common = self.keys >> 3
+        bounds = torch.ones(self.num_voxels + 1, dtype=torch.bool, device=self.device)
+        torch.ne(common[1:], common[:-1], out=bounds[1:-1])
+        offsets = bounds.nonzero()[:, 0]
+        index = bounds[:-1].cumsum(0).sub_(1)
+        coords, keys = self.coords[offsets[:-1]], common[offsets[:-1]]
+        coords[:, 1:].bitwise_right_shift_(1)
+        keys.add_(keys >> _SAMPLE_SHIFT - 3, alpha=7 << _SAMPLE_SHIFT - 3)
+        batch_offsets = torch.searchsorted(offsets, self.batch_offsets)
+        return Parents(Structure(coords, keys, batch_offsets, max(self.depth - 1, 0)), index, offsets)
 
     @_kept
     def children(self) -> Structure:
@@ -212,20 +212,44 @@ class Structure:
         if self.depth == _AXIS_BITS:
             raise ValueError(f"coordinates must be below {2 ** (_AXIS_BITS - 1)} to be doubled, got {self.depth} bits")
         child = torch.arange(8, dtype=torch.int32, device=self.device)
-        step = torch.stack([torch.zeros_like(child), child >> 2, child >> 1 & 1, child & 1], 1)
-        doubled = torch.cat([self.coords[:, :1], self.coords[:, 1:] << 1], 1)
-        morton = self.keys & _MORTON
-        keys = (self.keys - morton + (morton << 3))[:, None] + child.long()
+        # Columns: 0 for the sample, then the bits of x, y and z.
+        step = child[:, None] >> torch.arange(3, -1, -1, dtype=torch.int32, device=self.device) & 1
+        doubled = self.coords.clone()
+        doubled[:, 1:].bitwise_left_shift_(1)
+        keys = self.keys.add(self.keys & _MORTON, alpha=7)[:, None] + child
         return Structure(
             (doubled[:, None] + step).reshape(-1, 4), keys.reshape(-1), 8 * self.batch_offsets, self.depth + 1
         )
 
-    @_kept
+    @property
     def neighbors(self) -> Tensor:
         """int32 [27, N]: the voxel at each of `OFFSETS` from every voxel, -1 where there is none.
 
         Row 13 is the identity, and row 26 - i is the inverse of row i. 108 bytes a voxel.
         """
+        return self._neighbor_maps[0]
+
+    @property
+    def neighbor_masks(self) -> Tensor:
+        """int32 [ceil(N / 128)]: bit i is set where one of 128 voxels that follow one another has a neighbour at
+        element i."""
+        return self._neighbor_maps[1]
+
+    @_kept
+    def _neighbor_maps(self) -> tuple[Tensor, Tensor]:
+        if self.keys.is_cuda:
+            from models.sparse.triton_neighbors import neighbor_maps  # triton is not needed on a CPU
+
+            return neighbor_maps(self.keys)
+        found = self._find_neighbors()
+        groups = -(-self.num_voxels // NEIGHBOR_GROUP)
+        there = nn.functional.pad(found >= 0, (0, groups * NEIGHBOR_GROUP - self.num_voxels))
+        elements = torch.arange(27, dtype=torch.int32, device=self.device)
+        has = there.view(27, groups, NEIGHBOR_GROUP).any(2)
+        return found, (has << elements[:, None]).sum(0, dtype=torch.int32)
+
+    def _find_neighbors(self) -> Tensor:
+        """`neighbors`, by a table of blocks."""
         voxels = torch.arange(self.num_voxels, dtype=torch.int32, device=self.device)
         found = voxels.repeat(27, 1)
         if not self.num_voxels:
@@ -242,18 +266,6 @@ class Structure:
                 (x, in_x), (y, in_y), (z, in_z) = (axis[d + 1] for axis, d in zip(axes, (dx, dy, dz), strict=True))
                 torch.index_select(table, 0, around[block + (x + y + z)] + (in_x + in_y + in_z), out=found[row])
         return found
-
-    @_kept
-    def neighbor_masks(self) -> Tensor:
-        """int32 [ceil(N / 128)]: bit i is set where one of 128 voxels that follow one another has a neighbour at
-        element i."""
-        groups = -(-self.num_voxels // NEIGHBOR_GROUP)
-        masks = torch.zeros(groups, dtype=torch.int32, device=self.device)
-        last = groups * NEIGHBOR_GROUP - self.num_voxels
-        for i, row in enumerate(self.neighbors):
-            there = nn.functional.pad(row >= 0, (0, last)).view(groups, NEIGHBOR_GROUP)
-            masks |= there.any(1).int() << i
-        return masks
 
     def _block_neighbors(self, blocks: Tensor) -> Tensor:
         """int64 [M, 27]: the first entry in the table of the blocks around each block, in the order of `OFFSETS`."""
@@ -331,7 +343,7 @@ def _with_samples(coords: Tensor, batch: Tensor | None) -> Tensor:
 
 def _keys(sample: Tensor, position: Tensor) -> Tensor:
     """int64 [...] from samples [...] and x, y, z [..., 3]."""
-    x, y, z = (_spread(position[..., axis].long()) for axis in range(3))
+    x, y, z = _spread(position.long()).unbind(-1)
     return (sample.long() << _SAMPLE_SHIFT) | x << 2 | y << 1 | z
 
 

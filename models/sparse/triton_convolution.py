@@ -9,7 +9,7 @@ element's weights from a share of the rows, and the shares are summed afterwards
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,7 +58,14 @@ def weight_tile(dtype: torch.dtype, in_channels: int, out_channels: int) -> Tile
 
 
 def convolve(
-    feats: Tensor, kernel: Tensor, bias: Tensor | None, neighbors: Tensor, masks: Tensor, tile: Tile | None = None
+    feats: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    neighbors: Tensor,
+    masks: Tensor,
+    tile: Tile | None = None,
+    *,
+    mirrored: bool = False,
 ) -> Tensor:
     """out[n] = sum over i of feats[neighbors[i, n]] @ kernel[i], plus bias.
 
@@ -67,12 +74,13 @@ def convolve(
         neighbors: int32 [27, N], -1 where there is none.
         masks: int32 [ceil(N / 128)]: bit i where some row of the group has neighbour i.
         tile: for measurements; `convolution_tile` if None.
+        mirrored: kernel is [27, Cout, Cin], and its element 26 - i, transposed, takes the place of element i.
 
     Returns:
         [N, Cout] in the dtype of feats.
     """
     rows, in_channels = feats.shape
-    out_channels = kernel.shape[2]
+    out_channels = kernel.shape[1 if mirrored else 2]
     out = torch.empty(rows, out_channels, dtype=feats.dtype, device=feats.device)
     if not rows:
         return out
@@ -84,9 +92,10 @@ def convolve(
             CIN=in_channels,
             COUT=out_channels,
             GROUP=NEIGHBOR_GROUP,
+            MIRRORED=mirrored,
             WIDE=feats.numel() >= _WIDE_ELEMENTS,
             PRECISION=_precision(feats.dtype),
-            **asdict(tile),
+            **vars(tile),
         )
     return out
 
@@ -118,7 +127,7 @@ def weight_gradient(feats: Tensor, grad: Tensor, neighbors: Tensor, tile: Tile |
             COUT=out_channels,
             WIDE=max(feats.numel(), grad.numel()) >= _WIDE_ELEMENTS,
             PRECISION=_precision(feats.dtype),
-            **asdict(tile),
+            **vars(tile),
         )
     return parts.sum(0) if shares > 1 else parts[0]
 
@@ -126,7 +135,7 @@ def weight_gradient(feats: Tensor, grad: Tensor, neighbors: Tensor, tile: Tile |
 @triton.jit(do_not_specialize=["num_rows"])
 def _convolution_kernel(
     feats,  # [N, CIN]
-    kernel,  # [27, CIN, COUT]
+    kernel,  # [27, CIN, COUT]; MIRRORED: [27, COUT, CIN]
     bias,  # [COUT] or None
     neighbors,  # int32 [27, N]
     masks,  # int32 [ceil(N / GROUP)]
@@ -135,6 +144,7 @@ def _convolution_kernel(
     CIN: tl.constexpr,
     COUT: tl.constexpr,
     GROUP: tl.constexpr,  # a multiple of BLOCK_M
+    MIRRORED: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -160,7 +170,10 @@ def _convolution_kernel(
         row = tl.load(neighbors + element * stride + m, mask=in_rows, other=-1)
         there = (row >= 0)[:, None]
         address = _offsets(row, CIN, WIDE)[:, None] + (channel + k)[None, :]
-        weights = (element * CIN + channel + k)[:, None] * COUT + n[None, :]
+        if MIRRORED:
+            weights = ((26 - element) * COUT + n)[None, :] * CIN + (channel + k)[:, None]
+        else:
+            weights = (element * CIN + channel + k)[:, None] * COUT + n[None, :]
         if CIN % BLOCK_K:
             there = there & (channel + k < CIN)[None, :]
         x = tl.load(feats + address, mask=there, other=0.0)

@@ -121,6 +121,9 @@ def test_the_operators_are_registered_as_torch_wants() -> None:
     maps = x.structure.neighbors, x.structure.neighbor_masks
     torch.library.opcheck(convolution._convolution, (x.feats, kernel, None, *maps))
     torch.library.opcheck(convolution._convolution, (x.feats, kernel, kernel.detach()[0, 0].requires_grad_(), *maps))
+    torch.library.opcheck(
+        convolution._feature_gradient, (torch.randn(x.num_voxels, 3).double(), kernel.detach(), *maps)
+    )
     torch.library.opcheck(convolution._weight_gradient, (x.feats.detach(), x.feats.detach(), maps[0]))
 
 
@@ -214,6 +217,9 @@ def test_kernels_agree_with_pytorch(in_channels: int, out_channels: int, dtype: 
     on_device = [x.to(DEVICE) for x in (feats, kernel, bias, *maps, grad)]
     exact = convolution._convolution(feats.double(), kernel.double(), bias.double(), *maps)
     assert relative_error(convolve(*on_device[:5]), exact) < TOLERANCE[dtype]
+    exact = convolution._feature_gradient(grad.double(), kernel.double(), *maps)
+    dfeats = convolve(on_device[5], on_device[1], None, *on_device[3:5], mirrored=True)
+    assert relative_error(dfeats, exact) < TOLERANCE[dtype]
     exact = convolution._weight_gradient(feats.double(), grad.double(), maps[0])
     assert relative_error(weight_gradient(on_device[0], on_device[5], on_device[3]), exact) < TOLERANCE[torch.float32]
 

@@ -47,6 +47,14 @@ def test_the_whole_range_of_coordinates_keeps_its_order() -> None:
     assert keys == sorted(keys)
 
 
+def test_the_last_of_the_most_samples_that_there_can_be_has_its_voxels() -> None:
+    structure, _ = Structure.from_coords(torch.tensor([[0, 1, 2, 3], [2**15 - 1, 1, 2, 3], [2**15 - 1, 4, 5, 6]]))
+    assert structure.batch_size == 2**15
+    for level in (structure, structure.children, structure.parents.structure):
+        assert level.batch_offsets[-1] == level.num_voxels
+        assert torch.equal(level.batch_offsets.diff().nonzero()[:, 0], torch.tensor([0, 2**15 - 1]))
+
+
 def test_samples_can_be_given_apart_and_may_be_empty() -> None:
     coords = torch.tensor([[3, 1, 2], [0, 0, 0], [3, 1, 2]])
     structure, _ = Structure.from_coords(coords, torch.tensor([3, 1, 1]), batch_size=5)
