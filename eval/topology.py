@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eval.surface import Surface
-from models.data.flood import connected_components
+from models.data.components import connected_components
 
 
 @dataclass(frozen=True)

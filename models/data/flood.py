@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from models.data.octree import Grid, Near, expand_ranges, find
+from models.data.nodes import BLOCK_LEVEL, Nodes
+from models.data.octree import Grid, Near, expand_ranges
 from models.data.sides import AROUND, INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
 
 # Of grid coordinates, all in double precision: neighbouring triangles round their common edge differently.
@@ -26,33 +27,24 @@ def flood(corners: Tensor, grid: Grid, parts: Iterable[Near]) -> Sides:
     """Fill from the margin of the grid.
 
     Args:
-        corners: fp32 [F, 3, 3] of triangles, in grid units.
+        corners: fp32 or fp64 [F, 3, 3] of triangles, in grid units.
         parts: of a descent with a reach of at least 1.
     """
-    occupied: list[Tensor] = []
-    empty: dict[int, list[Tensor]] = {level: [] for level in range(grid.root_level + 1)}
+    keys: list[list[Tensor]] = [[] for _ in range(grid.root_level + 1)]
     for part in parts:
-        occupied.append(part.key.unique_consecutive())
+        keys[0].append(part.key.unique_consecutive())
         for cells in part.empty:
-            empty[cells.level].append(cells.keys)
-    empty[0] += occupied
-    keys = [
-        torch.cat(chunks).sort().values if chunks else corners.new_empty(0, dtype=torch.int64)
-        for chunks in empty.values()
-    ]
-    first = [0]  # node number of the first cell of each level
-    for known in keys:
-        first.append(first[-1] + len(known))
-    barred, touching = barred_steps(corners, grid)
-    component = connected_components(_edges(keys, first, barred, grid), first[-1])
-    far = component[first[grid.root_level]]  # the first coarsest cell is a corner of the margin
+            keys[cells.level].append(cells.keys)
+    none = torch.empty(0, dtype=torch.int64, device=corners.device)
+    nodes = Nodes.of_cells(grid, [torch.cat([none, *chunks]) for chunks in keys])
+    barred, touching = barred_steps(corners, nodes)
+    component = components(nodes, barred)
+    far = component[nodes.first[grid.root_level]]  # the first coarsest cell is a corner of the margin
     side = torch.where(component == far, OUTSIDE, INSIDE).to(torch.int8)
-    index, found = find(keys[0], touching)
-    side[index[found]] = ON_SURFACE
-    sides = Sides.of_cells(
-        grid, [(known, side[a:b]) for known, (a, b) in zip(keys, itertools.pairwise(first), strict=True)]
-    )
-    _mark_thin(sides, keys[0][side[: len(keys[0])] == INSIDE])
+    side.masked_fill_(touching, ON_SURFACE)
+    sides = Sides.of_nodes(nodes, side)
+    points = nodes.first[1]
+    _mark_thin(sides, nodes.keys[0][side[:points] == INSIDE])
     return sides
 
 
@@ -79,73 +71,55 @@ def _mark_thin(sides: Sides, within: Tensor) -> None:
     sides.mark(thin[:, ~alone], INSIDE)
 
 
-def _edges(keys: list[Tensor], first: list[int], barred: list[Tensor], grid: Grid) -> Tensor:
-    """int64 [2, E]: neighbouring nodes with free passage."""
-    edges = []
-    for level, known in enumerate(keys):
-        node = torch.arange(len(known), device=known.device)
-        side = grid.side(level)
-        inner = grid.coords(known, level)
-        low, high = -grid.margin(level), side - grid.margin(level) - 1
-        for axis in range(3):
-            stride = side ** (2 - axis)
-            for direction in (1, -1):
-                here = node[inner[axis] < high] if direction > 0 else node[inner[axis] > low]
-                if direction > 0:  # of two cells of one level the lower one makes the edge
-                    index, found = find(known, known[here] + stride)
-                    ends = torch.stack([here[found], index[found]])
-                    if level == 0:
-                        ends = ends[:, ~find(barred[axis], known[ends[0]])[1]]
-                    edges.append(ends + first[level])
-                    here = here[~found]
-                else:
-                    here = here[~find(known, known[here] - stride)[1]]
-                step = torch.zeros(3, 1, dtype=torch.int64, device=known.device)
-                step[axis] = direction
-                there = inner[:, here] + step
-                for coarser in range(level + 1, grid.root_level + 1):
-                    index, found = find(keys[coarser], grid.key(there >> (coarser - level), coarser))
-                    edges.append(torch.stack([here[found] + first[level], index[found] + first[coarser]]))
-                    here, there = here[~found], there[:, ~found]
-    return torch.cat(edges, dim=1)
+def barred_steps(corners: Tensor, nodes: Nodes) -> tuple[Tensor, Tensor]:
+    """Where no step is: bool [3, N], for each axis the points whose step to the next meets a triangle; and bool [N],
+    the points on a triangle."""
+    point, axis, touching = _crossings(corners.double(), nodes.grid)
+    node = nodes.at(point).long()
+    barred = torch.zeros(3, len(nodes), dtype=torch.bool, device=node.device)
+    barred[axis, node] = True
+    on_surface = torch.zeros_like(barred[0])
+    touched = touching.nonzero().squeeze(1)
+    on_surface[node[touched]] = True
+    # From a point on a triangle there is no step either way.
+    point, axis = point[:, touched], axis[touched]
+    before = point - (torch.arange(3, device=axis.device)[:, None] == axis).long()
+    barred[axis, nodes.at(before).long()] = True
+    return barred, on_surface
 
 
-def barred_steps(corners: Tensor, grid: Grid) -> tuple[list[Tensor], Tensor]:
-    """Sorted keys: for each axis the points whose step to the next meets a triangle; and the points on a triangle."""
-    crossings = [_crossings(corners.double(), axis, grid) for axis in range(3)]
-    return [barred.unique() for barred, _ in crossings], torch.cat([touching for _, touching in crossings]).unique()
-
-
-def _crossings(corners: Tensor, axis: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Keys of the points below every crossing of a triangle and a grid line along `axis`, and of the points at one."""
-    u, v = [other for other in range(3) if other != axis]
+def _crossings(corners: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Every crossing of a triangle and a grid line: int64 [3, P], the point on it or else below; int64 [P], the axis of
+    the line; bool [P], whether the triangle touches the point."""
     a, b, c = corners.unbind(1)
-    normal = torch.linalg.cross(b - a, c - a)
+    # Three times each triangle, with the line's axis last.
+    normal = _turned(torch.linalg.cross(b - a, c - a))
+    axis = torch.arange(3, device=corners.device).repeat_interleave(len(corners))
     # A triangle along the line is met at its edges, which its neighbours have too; alone it encloses nothing.
-    upright = normal[:, axis] == 0
-    corners, normal = corners[~upright], normal[~upright]
-    if not len(corners):
-        none = torch.empty(0, dtype=torch.int64, device=corners.device)
-        return none, none
+    slanted = (normal[:, 2] != 0).nonzero().squeeze(1)
+    corners, normal, axis = _turned(corners)[slanted], normal[slanted], axis[slanted]
+    low, high = corners.amin(1), corners.amax(1)
 
-    member, row = expand_ranges(corners[:, :, v].amin(1) - _EDGE_SLACK, corners[:, :, v].amax(1) + _EDGE_SLACK)
-    low, high = _row_interval(corners[:, :, u], corners[:, :, v], member, row)
-    line, column = expand_ranges(low - _EDGE_SLACK, high + _EDGE_SLACK)
+    member, row = expand_ranges(low[:, 1] - _EDGE_SLACK, high[:, 1] + _EDGE_SLACK)
+    first, last = _row_interval(corners[:, :, 0], corners[:, :, 1], member, row)
+    line, column = expand_ranges(first - _EDGE_SLACK, last + _EDGE_SLACK)
     row, member = row[line], member[line]
 
-    a, n = corners[member, 0], normal[member]
-    slope = n[:, u] * (column - a[:, u]) + n[:, v] * (row - a[:, v])
-    depth = a[:, axis] - slope / n[:, axis]
+    a, n, axis = corners[member, 0], normal[member], axis[member]
+    slope = n[:, 0] * (column - a[:, 0]) + n[:, 1] * (row - a[:, 1])
     # Steep triangles: no farther than their corners.
-    depth = depth.clamp(corners[:, :, axis].amin(1)[member], corners[:, :, axis].amax(1)[member])
-    below = depth.floor()
+    depth = (a[:, 2] - slope / n[:, 2]).clamp(low[member, 2], high[member, 2])
     on_point = depth.round()
     touching = (depth - on_point).abs() < _ON_SURFACE
-    point = torch.empty(3, len(depth), dtype=torch.int64, device=depth.device)
-    point[u], point[v], point[axis] = column, row, torch.where(touching, on_point, below).long()
-    barred = grid.key(point, 0)
-    stride = grid.side(0) ** (2 - axis)
-    return torch.cat([barred, barred[touching] - stride]), barred[touching]
+    at = torch.where(touching, on_point, depth.floor()).long()
+    x, y = torch.where(axis == 0, at, column), torch.where(axis == 1, at, torch.where(axis == 0, column, row))
+    return torch.stack([x, y, torch.where(axis == 2, at, row)]), axis, touching
+
+
+def _turned(vectors: Tensor) -> Tensor:
+    """[..., 3] three times, one after the other, [3 F, ...]: as (y, z, x), (x, z, y) and (x, y, z)."""
+    x, y, z = vectors.unbind(-1)
+    return torch.cat([torch.stack(turned, -1) for turned in ((y, z, x), (x, z, y), (x, y, z))])
 
 
 def _row_interval(u: Tensor, v: Tensor, member: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,36 +138,27 @@ def _row_interval(u: Tensor, v: Tensor, member: Tensor, row: Tensor) -> tuple[Te
     return low, high
 
 
-def connected_components(edges: Tensor, nodes: int) -> Tensor:
-    """Label of each node; equal where a path of edges leads from one to the other.
+def components(nodes: Nodes, barred: Tensor) -> Tensor:
+    """Label of each node, int32 [N]; equal where steps lead from one to the other.
 
     Args:
-        edges: int64 [2, E].
+        barred: bool [3, N], for each axis the points whose step to the next is barred.
     """
-    if edges.device.type == "cpu":
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components as components
+    label = torch.arange(len(nodes), dtype=torch.int32, device=barred.device)
+    across = nodes.grid.side(BLOCK_LEVEL)
+    for level, keys in enumerate(nodes.keys):
+        given = (label, keys, nodes.table, nodes.blocks, barred)
+        where = (nodes.first[level], nodes.first[1], nodes.grid.side(level), across, level)
+        if label.is_cuda:
+            from models.data import triton_flood  # Triton is not needed on a CPU
 
-        a, b = edges.numpy()
-        graph = coo_array((torch.ones(len(a), dtype=torch.bool).numpy(), (a, b)), shape=(nodes, nodes))
-        return torch.from_numpy(components(graph, directed=False)[1])
-    return propagate_labels(edges, nodes)
+            triton_flood.join(*given, *where)
+        else:
+            from models.data import compiled_flood  # numba is not needed on a GPU
 
-
-def propagate_labels(edges: Tensor, nodes: int) -> Tensor:
-    """Connected components in parallel: every node takes the least label at hand, labels follow their labels.
-
-    As in Zhang, Azad, Hu, "FastSV" (2020): the number of rounds grows with the logarithm of the longest path.
-    """
-    label = torch.arange(nodes, device=edges.device)
-    a, b = edges
-    while True:
-        least = torch.minimum(label[a], label[b])
-        following = label.clone()
-        for end in (a, b):
-            following.scatter_reduce_(0, label[end], least, "amin")  # the whole tree hears of it
-            following.scatter_reduce_(0, end, least, "amin")
-        following = following[following]
-        if torch.equal(following, label):
-            return label
-        label = following
+            compiled_flood.join(*(tensor.numpy() for tensor in given), *where)
+    if label.is_cuda:
+        triton_flood.settle(label)
+    else:
+        compiled_flood.settle(label.numpy())
+    return label

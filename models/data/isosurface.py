@@ -38,18 +38,18 @@ def isosurface(field: SparseSDF) -> Surface:
     with tau of two grid steps or more it has none.
     """
     keys, strides = stencil_keys(field)
-    corner_shift = [int((strides * torch.tensor(_offset(i), device=keys.device)).sum()) for i in range(8)]
-
-    cell = torch.arange(len(keys), device=keys.device)
-    corners = [cell]
-    for shift in corner_shift[1:]:
-        index, found = find(keys, keys[cell] + shift)
-        cell = cell[found]
-        corners = [known[found] for known in corners] + [index[found]]
-    corner = torch.stack(corners, 1) if len(keys) else keys.new_empty(0, 8)  # [C, 8]
+    x, y, z = strides.tolist()
+    whole = torch.ones_like(keys, dtype=torch.bool)
+    corners = []
+    for i, j, k in map(_offset, range(8)):
+        index, found = find(keys, keys + (i * x + j * y + k * z))
+        whole &= found
+        corners.append(index)
+    cell = whole.nonzero().squeeze(1)
+    corner = torch.stack([index[cell] for index in corners], 1)  # [C, 8]
     inside = field.values[corner] < 0
     case = (inside.long() << torch.arange(8, device=keys.device)).sum(1)
-    mixed = (case != 0) & (case != 255)
+    mixed = ((case != 0) & (case != 255)).nonzero().squeeze(1)
     corner, case = corner[mixed], case[mixed]
 
     # A vertex belongs to an edge of the grid: its lower end and its axis.

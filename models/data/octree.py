@@ -72,13 +72,36 @@ class Near:
     empty: tuple[Cells, ...]  # cells beneath visited ones that no triangle is near
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a triangle and a grid point, by point."""
+
+    keys: Tensor  # int64 [Q], sorted, of the points
+    start: Tensor  # int64 [Q], first pair of a point
+    end: Tensor  # int64 [Q], behind its last
+    point: Tensor  # int64 [P]
+    triangle: Tensor  # int64 [P]
+    distance: Tensor  # fp32 [P]
+
+    @classmethod
+    def of(cls, parts: list[Near]) -> Pairs:
+        """All pairs of a descent."""
+        key, order = torch.cat([part.key for part in parts]).sort()
+        keys, point, count = key.unique_consecutive(return_inverse=True, return_counts=True)
+        end = count.cumsum(0)
+        triangle, distance = (
+            torch.cat(each)[order] for each in zip(*[(p.triangle, p.distance) for p in parts], strict=True)
+        )
+        return cls(keys, end - count, end, point, triangle, distance)
+
+
 def descend(corners: Tensor, grid: Grid, reach: float, *, nearest: bool = False) -> Iterator[Near]:
     """All pairs of a triangle and a grid point at most `reach` apart.
 
     Args:
         corners: fp32 [F, 3, 3] of triangles, in grid units.
         reach: in grid units.
-        nearest: leave out pairs whose triangle is certainly not the nearest of the point.
+        nearest: leave out pairs whose triangle is certainly not the nearest of the point, and the empty cells.
 
     Yields:
         Parts that together hold every pair once. Their points and empty cells together are the whole grid, margin
@@ -87,9 +110,9 @@ def descend(corners: Tensor, grid: Grid, reach: float, *, nearest: bool = False)
     corners = corners.contiguous()
     chunk = _CHUNK[corners.device.type]
     triangle, key = _roots(corners, grid, reach, chunk)
-    roots = torch.arange(grid.side(grid.root_level) ** 3, device=key.device)
-    free = torch.ones_like(roots, dtype=torch.bool).index_fill_(0, key, False)
-    yield _nowhere(Cells(grid.root_level, roots[free]))
+    if not nearest:
+        free = torch.ones(grid.side(grid.root_level) ** 3, dtype=torch.bool, device=key.device)
+        yield _nowhere(Cells(grid.root_level, free.index_fill_(0, key, False).nonzero().squeeze(1)))
     stack = [(grid.root_level, triangle, key)] if len(key) else []
     while stack:
         level, triangle, key = stack.pop()
@@ -124,13 +147,13 @@ def _roots(corners: Tensor, grid: Grid, reach: float, chunk: int) -> tuple[Tenso
     count = extent.prod(0)
     pairs = []
     for triangles in _groups(count, chunk):
-        member = torch.repeat_interleave(triangles, count[triangles])
-        rank = _ranks(count[triangles])
+        member, rank = _each(count[triangles])
+        member = triangles[member]
         ey, ez = extent[1, member], extent[2, member]
         cell = low[:, member] + torch.stack([rank // (ey * ez), rank // ez % ey, rank % ez])
         # A box of a large slanted triangle is mostly empty.
         each = torch.arange(len(member), device=member.device)
-        close = _near(cell, each, member, corners, grid.root_level, reach)[0]
+        close = _near(cell, each, member, corners, grid.root_level, reach)[0].nonzero().squeeze(1)
         pairs.append((member[close], grid.key(cell[:, close], grid.root_level)))
     triangle = torch.cat([member for member, _ in pairs])
     key, order = torch.cat([keys for _, keys in pairs]).sort(stable=True)
@@ -147,18 +170,18 @@ def _groups(count: Tensor, chunk: int) -> Iterator[Tensor]:
         yield torch.arange(first, last, device=count.device)
 
 
-def _ranks(count: Tensor) -> Tensor:
-    """0 .. n - 1 for every n of `count`, one after the other."""
-    first = count.cumsum(0) - count
-    return torch.arange(int(count.sum()), device=count.device) - torch.repeat_interleave(first, count)
+def _each(count: Tensor) -> tuple[Tensor, Tensor]:
+    """0 .. n - 1 for every n of `count`, one after the other: which of the counts, and the number; both int64."""
+    total = int(count.sum())
+    member = torch.repeat_interleave(torch.arange(len(count), device=count.device), count, output_size=total)
+    return member, torch.arange(total, device=count.device) - (count.cumsum(0) - count)[member]
 
 
 def expand_ranges(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Every integer from low to high of every range: the range's number and the integer, both int64."""
     start = low.ceil().long()
-    count = (high.floor().long() - start + 1).clamp(min=0)
-    member = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    return member, start[member] + _ranks(count)
+    member, rank = _each((high.floor().long() - start + 1).clamp(min=0))
+    return member, start[member] + rank
 
 
 def find(known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,23 +229,23 @@ def _split(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs with the children of the cells, sorted by child; appends the children that are near no triangle."""
     cells, member = torch.unique_consecutive(key, return_inverse=True)
-    parent = grid.coords(cells, level)
-    child = torch.arange(8, device=key.device)
+    child = torch.arange(8, device=key.device)[:, None]
     octant = torch.stack([child >> 2, child >> 1 & 1, child & 1])
-    children = 2 * parent[:, None] + octant[:, :, None]  # [3, 8, C]
-    ids = torch.arange(8 * len(cells), device=key.device).view(8, -1)[:, member].reshape(-1)
+    cell = (2 * grid.coords(cells, level)[:, None] + octant).view(3, -1)  # [3, 8 C]
+    ids = (child * len(cells) + member).view(-1)
     triangle = triangle.repeat(8)
-    cell = children.reshape(3, -1)
     # A point counts from the grid alone; a coarser cell may reach beyond it.
     close, distance = _near(cell, ids, triangle, corners, level - 1, reach)
     if nearest:
         radius = _radius(level - 1)
         bound = distance.new_full((cell.shape[1],), math.inf).scatter_reduce_(0, ids, distance, "amin")
         close &= distance <= bound[ids] + 2 * radius + SLACK
-    ids, triangle, distance = ids[close], triangle[close], distance[close]
+    kept = close.nonzero().squeeze(1)
+    ids = ids[kept]
     keys = grid.key(cell, level - 1)
-    occupied = torch.zeros(len(keys), dtype=torch.bool, device=key.device).index_fill_(0, ids, True)
-    if not bool(occupied.all()):
-        empty.append(Cells(level - 1, keys[~occupied]))
+    if not nearest:
+        free = torch.ones(len(keys), dtype=torch.bool, device=key.device).index_fill_(0, ids, False)
+        empty.append(Cells(level - 1, keys[free]))
     key, order = keys[ids].sort(stable=True)
-    return triangle[order], key, distance[order]
+    kept = kept[order]
+    return triangle[kept], key, distance[kept]

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from models.data.distance import triangle_distance
 from models.data.flood import flood
-from models.data.octree import SLACK, Grid, Near, descend, find
-from models.data.sides import INSIDE, ON_SURFACE, OUTSIDE, THIN, Sides
-from models.data.sight import Sight
+from models.data.octree import SLACK, Grid, Pairs, descend, find
+from models.data.sides import INSIDE, ON_SURFACE, THIN
+from models.data.surface import surface
 
 RESOLUTIONS = (16, 2048)
 PAPER_TAU = 1 / 128
@@ -32,10 +32,6 @@ _LEAST_STEPS = 2.0
 SHEET_STEPS = 1.0
 # Of a point on the surface, in grid steps, so that the field has a sign everywhere.
 _LEAST = 1e-6
-# Pieces of triangles with different things beside them are not cut below this size.
-_PIECE_STEPS = 2.0
-# Above or below a triangle, in grid steps; nearer points may be so for a neighbour in a curved surface.
-_CLEAR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +126,7 @@ def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor
         keys, member = part.key.unique_consecutive(return_inverse=True)
         least = part.distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, part.distance, "amin")
         # Single precision left the nearest triangle among these.
-        close = part.distance <= least[member] + 2 * SLACK
+        close = (part.distance <= least[member] + 2 * SLACK).nonzero().squeeze(1)
         member, triangle = member[close], part.triangle[close]
         distance = triangle_distance(grid.coords(keys, 0).double(), corners, member, triangle)
         found.append((keys, distance.new_full((len(keys),), math.inf).scatter_reduce_(0, member, distance, "amin")))
@@ -142,9 +138,9 @@ def _nearest_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor
 
 def _signed_distance(corners: Tensor, grid: Grid, reach: float) -> tuple[Tensor, Tensor]:
     """Keys and signed distances of at least all points nearer than `reach` to the solid's surface."""
-    thin = list(descend(corners.float(), grid, 1.0))
-    sides = flood(corners, grid, thin)
-    walls, sheets = _surface(corners, grid, thin, sides)
+    parts = list(descend(corners.float(), grid, 1.0))
+    sides = flood(corners, grid, parts)
+    walls, sheets = surface(corners, grid, Pairs.of(parts), sides)
     wall_keys, wall_distance = _nearest_distance(walls, grid, reach)
     sheet_keys, sheet_distance = _nearest_distance(sheets, grid, reach + SHEET_STEPS)
     keys = torch.cat([wall_keys, sheet_keys]).unique()
@@ -164,82 +160,3 @@ def _spread(known: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     spread = values.new_full((len(keys),), math.inf)
     spread[found] = values[index[found]]
     return spread
-
-
-def _surface(corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> tuple[Tensor, Tensor]:
-    """The triangles, or pieces of them, with the outside on one side only, and with the outside on both.
-
-    What a triangle has beside it is told by the grid points around it: those of the 3^3 blocks around the points next
-    to it. Every half-space that begins in the middle cell of such a block holds one of its points, so nothing is missed
-    unless it is thinner than the grid. A triangle with different things beside it is cut; small pieces look for
-    themselves what they have above and below.
-    """
-    sight = Sight(corners, grid, near, sides)
-    walls, sheets = [], []
-    while len(corners):
-        pairs = [(part.triangle[close], part.key[close]) for part in near for close in [_overlaps(part)]]
-        triangle = torch.cat([first for first, _ in pairs])
-        keys, member = torch.cat([second for _, second in pairs]).unique(return_inverse=True)
-        on_outside, on_inside = (flag[member] for flag in _beside(keys, grid, sides))
-        somewhere_outside, somewhere_inside = (_any(flag, triangle, len(corners)) for flag in (on_outside, on_inside))
-        everywhere_outside, everywhere_inside = (
-            ~_any(~flag, triangle, len(corners)) for flag in (on_outside, on_inside)
-        )
-        small = (corners.roll(-1, 1) - corners).norm(dim=2).amax(1) <= _PIECE_STEPS
-        wall = torch.where(small, somewhere_outside & somewhere_inside, everywhere_outside & everywhere_inside)
-        sheet = everywhere_outside & ~somewhere_inside
-        unclear = small & wall & ~_told_apart(corners, keys, triangle, member, grid, sides)
-        above, below = sight.beside(corners[unclear])
-        outside_above, outside_below = (((seen == OUTSIDE) | (seen == THIN)) for seen in (above, below))
-        sheet[unclear] = (outside_above & (below != INSIDE)) | (outside_below & (above != INSIDE))
-        wall[unclear] = ~(sheet[unclear] | ((above == INSIDE) & (below == INSIDE)))
-        walls.append(corners[wall])
-        sheets.append(corners[sheet])
-        corners = corners[~(wall | sheet | small) & somewhere_outside]
-        for _ in range(2):
-            corners = _halves(corners)
-        near = list(descend(corners.float(), grid, math.sqrt(3) / 2)) if len(corners) else []
-    return torch.cat(walls), torch.cat(sheets)
-
-
-def _told_apart(corners: Tensor, keys: Tensor, triangle: Tensor, member: Tensor, grid: Grid, sides: Sides) -> Tensor:
-    """Triangles whose next grid points above and below are outside on the one hand, inside on the other."""
-    points = grid.coords(keys, 0)
-    side = sides.at(points)[member]
-    a, b, c = corners.unbind(1)
-    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-    height = (normal[triangle] * (points.T[member] - a[triangle])).sum(1)
-    out_above, out_below, in_above, in_below = (
-        _any(kind & far, triangle, len(corners))
-        for kind in ((side == OUTSIDE) | (side == THIN), side == INSIDE)
-        for far in (height > _CLEAR, height < -_CLEAR)
-    )
-    return (out_above != out_below) & (in_above != in_below) & (out_above != in_above)
-
-
-def _overlaps(part: Near) -> Tensor:
-    """Pairs whose triangle may reach into the unit cell around the point."""
-    return part.distance <= math.sqrt(3) / 2 + SLACK
-
-
-def _any(flag: Tensor, member: Tensor, groups: int) -> Tensor:
-    """Whether the flag holds for any of a group."""
-    found = torch.zeros(groups, dtype=torch.bool, device=flag.device)
-    found[member[flag]] = True
-    return found
-
-
-def _halves(corners: Tensor) -> Tensor:
-    """The triangles cut at the middle of their longest sides."""
-    # The side from corner `which` to the next; of equally long ones the first, whatever the device's rounding.
-    which = ((corners.roll(-1, 1) - corners).norm(dim=2) / _LEAST).round().argmax(1)
-    turn = (which[:, None] + torch.arange(3, device=corners.device)) % 3
-    a, b, c = corners.gather(1, turn[:, :, None].expand(-1, -1, 3)).unbind(1)
-    middle = (a + b) / 2
-    return torch.cat([torch.stack([a, middle, c], 1), torch.stack([middle, b, c], 1)])
-
-
-def _beside(keys: Tensor, grid: Grid, sides: Sides) -> tuple[Tensor, Tensor]:
-    """For points by key, whether some point of the 3^3 block around is outside, and whether some is inside."""
-    coords = grid.coords(keys, 0)
-    return sides.around(coords, OUTSIDE, THIN) != 0, sides.around(coords, INSIDE) != 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.data.nodes import BLOCK_LEVEL, BLOCK_SIZE, Nodes
 from models.data.octree import Grid
 
 # THIN: inside, where the solid is thinner than the grid can show.
@@ -15,9 +16,6 @@ INSIDE, OUTSIDE, ON_SURFACE, THIN = 0, 1, 2, 3
 _COUNT = 4
 # Steps to a point and its neighbours, in the order of the bits of `Sides.around`.
 AROUND = tuple(itertools.product((-1, 0, 1), repeat=3))
-# Blocks are cells of this level, 8^3 points: most hold one side only, and those share four blocks.
-_LEVEL = 3
-_SIZE = 2**_LEVEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +27,13 @@ class Sides:
     blocks: Tensor  # int8 [B, 8, 8, 8]; the first four hold one side each
 
     @classmethod
-    def of_cells(cls, grid: Grid, cells: list[tuple[Tensor, Tensor]]) -> Sides:
-        """
-        Args:
-            cells: by level, finest first: keys int64 [C] and sides int8 [C]; together the whole grid, every place once.
-        """
-        device = cells[0][0].device
-        across = grid.side(_LEVEL)
-        table = torch.empty(across**3, dtype=torch.int32, device=device)
-        for level, (keys, sides) in enumerate(cells[_LEVEL:], _LEVEL):
-            x, y, z = grid.coords(keys, level) + grid.margin(level)
-            _by_cell(table, 1, across, level - _LEVEL)[0, x, :, y, :, z, :] = sides.int()[:, None, None, None]
-        fine = [(grid.coords(keys, level), sides) for level, (keys, sides) in enumerate(cells[:_LEVEL])]
-        parents = [grid.key(coords >> (_LEVEL - level), _LEVEL) for level, (coords, _) in enumerate(fine)]
-        mixed = torch.cat(parents).unique()
-        table[mixed] = torch.arange(_COUNT, _COUNT + len(mixed), dtype=torch.int32, device=device)
-        blocks = torch.empty(_COUNT + len(mixed), _SIZE, _SIZE, _SIZE, dtype=torch.int8, device=device)
-        blocks[:_COUNT] = torch.arange(_COUNT, dtype=torch.int8, device=device)[:, None, None, None]
-        for level, ((coords, sides), parent) in enumerate(zip(fine, parents, strict=True)):
-            x, y, z = coords & (_SIZE >> level) - 1
-            _by_cell(blocks, len(blocks), _SIZE, level)[table[parent].long(), x, :, y, :, z, :] = sides[
-                :, None, None, None
-            ]
-        return cls(grid, table, blocks)
+    def of_nodes(cls, nodes: Nodes, side: Tensor) -> Sides:
+        """The points of a node are on its side, int8 [N]."""
+        held = side[(-1 - nodes.table).clamp(min=0)].int()
+        table = torch.where(nodes.table < 0, held, nodes.table + _COUNT)
+        alike = torch.arange(_COUNT, dtype=torch.int8, device=side.device)[:, None, None, None]
+        mixed = side.index_select(0, nodes.blocks.view(-1)).view_as(nodes.blocks)
+        return cls(nodes.grid, table, torch.cat([alike.expand(-1, *nodes.blocks.shape[1:]), mixed]))
 
     def at(self, coords: Tensor) -> Tensor:
         """Sides, int8 [P], of grid points int64 [3, P]."""
@@ -63,7 +45,7 @@ class Sides:
         bits = torch.empty(coords.shape[1], dtype=torch.int32, device=coords.device)
         wanted = sum(1 << kind for kind in kinds)
         given = (bits, coords.contiguous(), self.table, self.blocks)
-        across, margin = self.grid.side(_LEVEL), self.grid.margin(_LEVEL)
+        across, margin = self.grid.side(BLOCK_LEVEL), self.grid.margin(BLOCK_LEVEL)
         if bits.is_cuda:
             from models.data import triton_sides  # Triton is not needed on a CPU
 
@@ -79,12 +61,6 @@ class Sides:
         self.blocks.view(-1)[self._address(coords)] = side
 
     def _address(self, coords: Tensor) -> Tensor:
-        x, y, z = coords & _SIZE - 1
-        block = self.table[self.grid.key(coords >> _LEVEL, _LEVEL)].long()
-        return ((block * _SIZE + x) * _SIZE + y) * _SIZE + z
-
-
-def _by_cell(array: Tensor, count: int, across: int, level: int) -> Tensor:
-    """A view of `count` cubes as [count, n, size, n, size, n, size]: cells of 2^level along each axis."""
-    size = 2**level
-    return array.view(count, across // size, size, across // size, size, across // size, size)
+        x, y, z = coords & BLOCK_SIZE - 1
+        block = self.table[self.grid.key(coords >> BLOCK_LEVEL, BLOCK_LEVEL)].long()
+        return ((block * BLOCK_SIZE + x) * BLOCK_SIZE + y) * BLOCK_SIZE + z

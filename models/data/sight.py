@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.data.octree import Grid, Near, find
+from models.data.octree import Grid, Pairs, find
 from models.data.sides import INSIDE, ON_SURFACE, Sides
 
 # No grid point is seen on that side.
@@ -21,24 +21,19 @@ _STEP = 0.25
 # Smaller differences of lengths, in grid steps, are rounding.
 _TIE = 1e-6
 # Pieces that are looked at together.
-_CHUNK = {"cuda": 2**16, "cpu": 2**11}
+_CHUNK = {"cuda": 2**17, "cpu": 2**11}
 
 
 class Sight:
     """Looks from pieces of triangles past all triangles of a mesh."""
 
-    def __init__(self, corners: Tensor, grid: Grid, near: list[Near], sides: Sides) -> None:
+    def __init__(self, corners: Tensor, grid: Grid, near: Pairs, sides: Sides) -> None:
         """
         Args:
             corners: fp64 [F, 3, 3], in grid units.
-            near: parts of a descent with a reach of at least 1.
+            near: of a descent with a reach of at least 1.
         """
-        self.corners, self.grid, self.sides = corners, grid, sides
-        key, order = torch.cat([part.key for part in near]).sort()
-        self.triangle = torch.cat([part.triangle for part in near])[order]
-        self.keys, count = key.unique_consecutive(return_counts=True)
-        self.end = count.cumsum(0)
-        self.start = self.end - count
+        self.corners, self.grid, self.near, self.sides = corners, grid, near, sides
 
     def beside(self, pieces: Tensor) -> Tensor:
         """Sides, int8 [2, P], of what pieces fp64 [P, 3, 3] have above and below; `NOTHING` where no point is seen."""
@@ -64,7 +59,7 @@ class Sight:
         points = base[:, None] + shifts  # [P, S, 3]
         coords = points.flatten(0, 1).T
         side = self.sides.at(coords).view(pieces, len(shifts))
-        index, known = find(self.keys, self.grid.key(coords, 0))
+        index, known = find(self.near.keys, self.grid.key(coords, 0))
         row = torch.where(known, index, -1).view(pieces, len(shifts))
         ray = points - centre[:, None]
         above = (ray * normal[:, None]).sum(2)
@@ -73,7 +68,8 @@ class Sight:
         looked_for = side == INSIDE if inside_only else side != ON_SURFACE
         candidate = torch.stack([looked_for & (above > _START), looked_for & (above < -_START)])
         seen = seen.clone()
-        lines = (seen, centre, base, candidate, order, side, row, self.start, self.end, self.triangle, self.corners)
+        lists = (self.near.start, self.near.end, self.near.triangle)
+        lines = (seen, centre, base, candidate, order, side, row, *lists, self.corners)
         if device.type == "cuda":
             from models.data import triton_sight  # Triton is not needed on a CPU
 

@@ -8,7 +8,7 @@ import torch
 
 from models.data import compiled_sight, triton_sight
 from models.data.flood import flood
-from models.data.octree import Grid, descend
+from models.data.octree import Grid, Pairs, descend
 from models.data.sides import INSIDE, OUTSIDE, THIN
 from models.data.sight import _EDGE, _START, _STEP, NOTHING, Sight
 
@@ -21,7 +21,7 @@ def seen_beside(mesh: shapes.Mesh) -> torch.Tensor:
     grid = Grid(R)
     corners = torch.from_numpy((mesh[0][mesh[1]] + 1) * (R / 2))
     near = list(descend(corners.float(), grid, 1.0))
-    return Sight(corners, grid, near, flood(corners, grid, near)).beside(corners)
+    return Sight(corners, grid, Pairs.of(near), flood(corners, grid, near)).beside(corners)
 
 
 def test_a_hull_has_the_outside_above_and_the_inside_below() -> None:
