@@ -2,7 +2,7 @@
 
 A program of dK and dV walks a query list, and where tokens crowd into few blocks some lists are a hundred times as
 long as the mean: their programs run on when all others have ended. So no program walks further than a limit, and what
-the longest lists have beyond it goes in chunks to programs that start before the others. The results of chunks are
+the longest lists have beyond it goes in chunks to programs of another launch. The results of chunks are
 added to those of the lists' beginnings in a fixed order, so gradients stay deterministic.
 
 The limit follows from the lengths on the device: nothing here waits for them on the host.
@@ -139,17 +139,16 @@ def _chunks_kernel(
     tl.store(out + 2, tl.minimum(begin + limit, first + length), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_segments", "parts", "room"])
+@triton.jit(do_not_specialize=["num_segments", "parts"])
 def _add_chunks_kernel(
     dk,  # fp32 [K, Hkv, D]
     dv,  # fp32 [K, Hkv, D]
-    chunk_dk,  # fp32 [Hkv, room, BLOCK_N, D]
-    chunk_dv,  # fp32 [Hkv, room, BLOCK_N, D]
+    chunk_dk,  # fp32 [room, BLOCK_N, Hkv, D]
+    chunk_dv,  # fp32 [room, BLOCK_N, Hkv, D]
     offsets,  # int32 [C, P M + 1]
     tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
     num_segments,
     parts,
-    room,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     LISTS: tl.constexpr,
@@ -165,7 +164,6 @@ def _add_chunks_kernel(
     place = (key_first - segment_first) // BLOCK_N
     stride = tl.cdiv(segment_end - segment_first, BLOCK_N)
     base, rows, mask = key_rows(key_first, key_end, kv_head, None, True, False, False, KV_HEADS, BLOCK_N)
-    row = tl.arange(0, BLOCK_N)
     dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     found = segment * 0
@@ -174,9 +172,9 @@ def _add_chunks_kernel(
         first, last = tl.load(bounds), tl.load(bounds + 1)
         found += last - first
         for chunk in range(first + place, last, stride):
-            chunk_base = (kv_head.to(tl.int64) * room + chunk) * BLOCK_N
-            dk_tile += load_rows(chunk_dk, chunk_base, row, mask, True, D, BLOCK_D)
-            dv_tile += load_rows(chunk_dv, chunk_base, row, mask, True, D, BLOCK_D)
+            chunk_base = tl.cast(chunk, tl.int64) * (BLOCK_N * KV_HEADS) + kv_head
+            dk_tile += load_rows(chunk_dk, chunk_base, rows, mask, True, D, BLOCK_D)
+            dv_tile += load_rows(chunk_dv, chunk_base, rows, mask, True, D, BLOCK_D)
     if found > 0:
         store_rows(dk, base, rows, load_rows(dk, base, rows, mask, True, D, BLOCK_D) + dk_tile, mask, D, BLOCK_D)
         store_rows(dv, base, rows, load_rows(dv, base, rows, mask, True, D, BLOCK_D) + dv_tile, mask, D, BLOCK_D)
@@ -224,15 +222,15 @@ def add_chunks(
     """Add the gradients of chunks to those of all keys.
 
     Args:
-        dk, dv: fp32 [K, Hkv, D]. chunk_dk, chunk_dv: fp32 [Hkv, room, keys a tile, D]. tiles: of the keys.
+        dk, dv: fp32 [K, Hkv, D]. chunk_dk, chunk_dv: fp32 [room, keys a tile, Hkv, D]. tiles: of the keys.
     """
     _, kv_heads, head_dim = dk.shape
     _add_chunks_kernel[(tiles.shape[1], kv_heads)](
-        *(dk, dv, chunk_dk, chunk_dv, lists.offsets, tiles, segments.count, segments.parts, lists.room),
+        *(dk, dv, chunk_dk, chunk_dv, lists.offsets, tiles, segments.count, segments.parts),
         KV_HEADS=kv_heads,
         D=head_dim,
         LISTS=segments.query_offsets.shape[1],
         BLOCK_D=padded(head_dim),
-        BLOCK_N=chunk_dk.shape[2],
+        BLOCK_N=chunk_dk.shape[1],
         num_warps=4,
     )

@@ -1,7 +1,8 @@
 """Backward of segment attention from the key side: dK and dV, without atomics.
 
 A program keeps a tile of keys and walks a stretch of its segment's query list; each stretch has gradients of its own,
-which are added up in a fixed order.
+which are added up in a fixed order. What the longest lists have beyond a limit is a launch of its own: one kernel for
+both takes ten registers more, and with them the third program on a multiprocessor.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from kernels.triton.segment_forward import segment_constants
 # share a few hundred compression blocks, and lists differ in length by orders of magnitude where blocks are selected.
 _PROGRAMS = 4096
 _MAX_SPLITS = 64
+# Lists in so many splits are never far longer than others: cutting them further takes more launches than it saves.
+_ENOUGH_SPLITS = 8
 # Shares into which the parts of the query lists go: each has gradients of its own to be added up.
 _MOST_PART_SHARES = 8
 
@@ -130,7 +133,6 @@ def _add_list(
         "parts",
         "parts_a_share",
         "splits",
-        "room",
     ]
 )
 def _segment_dkv_kernel(
@@ -139,13 +141,13 @@ def _segment_dkv_kernel(
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
     terms,  # fp32 [N, H, 2]: base-2 LSE and delta
-    dk,  # fp32 [shares, K, Hkv, D], then [Hkv, room, BLOCK_N, D]: of the chunks
+    dk,  # fp32 [shares, K, Hkv, D]; CHUNKS: [room, BLOCK_N, Hkv, D]
     dv,  # as dk
     query_slots,  # int32 [C, list_length]
     query_offsets,  # int32 [P, C, num_segments + 1]
     key_index,  # int32 [K]
     tiles,  # int32 [num_tiles, TILE_FIELDS]: of the keys
-    chunks,  # int32 [C, room, CHUNK_FIELDS], with LIMITED: see `kernels.triton.long_lists`
+    chunks,  # int32 [C, room, CHUNK_FIELDS], with CHUNKS: see `kernels.triton.long_lists`
     limits,  # int32 [C], with LIMITED
     list_length,
     num_tiles,
@@ -154,7 +156,6 @@ def _segment_dkv_kernel(
     parts,
     parts_a_share,
     splits,
-    room,
     scale,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
@@ -165,7 +166,8 @@ def _segment_dkv_kernel(
     HAS_KEY_INDEX: tl.constexpr,
     WIDE: tl.constexpr,
     SEVERAL_PARTS: tl.constexpr,  # whether a share takes more than one
-    LIMITED: tl.constexpr,  # whether lists are cut at a limit
+    LIMITED: tl.constexpr,  # whether no split goes beyond a limit
+    CHUNKS: tl.constexpr,  # whether programs take chunks of lists in place of shares
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -175,21 +177,18 @@ def _segment_dkv_kernel(
 ):
     kv_head = tl.program_id(1)
     list_index = kv_head if LISTS > 1 else 0
-    # The first programs take the chunks of the longest lists, then come all tiles of each share.
+    # All tiles of one share after the other: the longest lists of a share end before the last ones begin.
     program = tl.program_id(0)
     tile = program % num_tiles
     share = program // num_tiles
-    limit = list_length
-    if LIMITED:
-        is_chunk = program < room
-        chunk = chunks + (list_index * room + program) * CHUNK_FIELDS
-        tile = tl.where(is_chunk, tl.load(chunk, mask=is_chunk, other=0), (program - room) % num_tiles)
-        chunk_first = tl.load(chunk + 1, mask=is_chunk, other=0)
-        chunk_last = tl.load(chunk + 2, mask=is_chunk, other=0)
-        share = tl.where(is_chunk, 0, (program - room) // num_tiles)
-        limit = tl.load(limits + list_index)
-    segment, key_first, key_last, _, _ = load_tile(tiles, tl.maximum(tile, 0))
-    if (segment < 0) | (tile < 0):
+    if CHUNKS:
+        chunks += (list_index * tl.num_programs(0) + program) * CHUNK_FIELDS
+        tile = tl.load(chunks)
+        if tile < 0:
+            return
+        share = 0
+    segment, key_first, key_last, _, _ = load_tile(tiles, tile)
+    if segment < 0:
         return
     k_base, k_offsets, k_mask = key_rows(
         key_first, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
@@ -206,16 +205,16 @@ def _segment_dkv_kernel(
     bounds = query_offsets + list_index * (num_segments + 1) + segment
     first_part = share // splits * parts_a_share
     split = share % splits
+    limit = list_length
+    if LIMITED:
+        limit = tl.load(limits + list_index)
+    if CHUNKS:  # a chunk is a list of its own
+        bounds = chunks + 1
     if SEVERAL_PARTS:
-        last_part = tl.minimum(first_part + parts_a_share, parts)
-        if LIMITED:
-            last_part = tl.where(is_chunk, first_part + 1, last_part)
-        for part in range(first_part, last_part):
+        for part in range(first_part, tl.minimum(first_part + parts_a_share, parts)):
             first, last = _split_of_list(
                 bounds + part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
             )
-            if LIMITED:
-                first, last = tl.where(is_chunk, chunk_first, first), tl.where(is_chunk, chunk_last, last)
             dk_tile, dv_tile = _add_list(
                 *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
                 *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
@@ -224,21 +223,17 @@ def _segment_dkv_kernel(
         first, last = _split_of_list(
             bounds + first_part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
         )
-        if LIMITED:
-            first, last = tl.where(is_chunk, chunk_first, first), tl.where(is_chunk, chunk_last, last)
         dk_tile, dv_tile = _add_list(
             *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
             *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
         )
 
-    base = k_base + share.to(tl.int64) * num_keys * KV_HEADS
-    if LIMITED:
-        shares = (tl.num_programs(0) - room) // num_tiles
-        chunk_base = shares.to(tl.int64) * num_keys * KV_HEADS + (kv_head * room + program).to(tl.int64) * BLOCK_N
-        base = tl.where(is_chunk, chunk_base, base)
-        k_offsets = tl.where(is_chunk, tl.arange(0, BLOCK_N), k_offsets)
-    store_rows(dk, base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
-    store_rows(dv, base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
+    if CHUNKS:
+        k_base = program.to(tl.int64) * (BLOCK_N * KV_HEADS) + kv_head
+    else:
+        k_base += share.to(tl.int64) * num_keys * KV_HEADS
+    store_rows(dk, k_base, k_offsets, dk_tile * scale, k_mask, D, BLOCK_D)
+    store_rows(dv, k_base, k_offsets, dv_tile, k_mask, D, BLOCK_D)
 
 
 def segment_dkv(
@@ -268,25 +263,29 @@ def segment_dkv(
     )
     shares = part_shares * splits
     lists = None
-    if segments.query_slots is not None and segments.key_index is None:  # selected: any token may choose any block
+    # Selected: any token may choose any block. Lists in many splits need no limit besides.
+    if segments.query_slots is not None and segments.key_index is None and splits < _ENOUGH_SPLITS:
         lists = long_lists(segments, config.block_m // padded(heads // kv_heads), config.block_n, splits, num_tiles)
-    room = 0 if lists is None else lists.room
-    rows = shares * num_keys * kv_heads
-    dk = torch.empty(rows + kv_heads * room * config.block_n, head_dim, dtype=torch.float32, device=q.device)
-    dv = torch.empty_like(dk)
-    _segment_dkv_kernel[(room + num_tiles * shares, kv_heads)](
-        *(q, k, v, do, terms, dk, dv),
-        *(segments.query_slots, segments.query_offsets, segments.key_index, tiles),
-        *((None, None) if lists is None else (lists.chunks, lists.limits)),
-        *(length, num_tiles, segments.count, num_keys, parts, parts_a_share, splits, room, scale),
-        **segment_constants(q, k, segments),
-        SEVERAL_PARTS=parts_a_share > 1,
-        LIMITED=lists is not None,
-        **config.launch_arguments(),
-    )
-    of_shares = [x[:rows].view(shares, num_keys, kv_heads, head_dim) for x in (dk, dv)]
-    dk_sum, dv_sum = (x[0] if shares == 1 else x.sum(0) for x in of_shares)
-    if lists is not None:
-        dk_chunks, dv_chunks = (x[rows:].view(kv_heads, room, config.block_n, head_dim) for x in (dk, dv))
-        add_chunks(dk_sum, dv_sum, dk_chunks, dv_chunks, lists, segments, tiles)
-    return dk_sum, dv_sum
+
+    def gradients(count: int, rows: int, programs: int, splits: int, *, chunks: Tensor | None) -> tuple[Tensor, Tensor]:
+        dk = torch.empty(count, rows, kv_heads, head_dim, dtype=torch.float32, device=q.device)
+        dv = torch.empty_like(dk)
+        limits = None if lists is None or chunks is not None else lists.limits
+        _segment_dkv_kernel[(programs, kv_heads)](
+            *(q, k, v, do, terms, dk, dv),
+            *(segments.query_slots, segments.query_offsets, segments.key_index, tiles, chunks, limits),
+            *(length, num_tiles, segments.count, num_keys, parts, parts_a_share, splits, scale),
+            **segment_constants(q, k, segments),
+            SEVERAL_PARTS=chunks is None and parts_a_share > 1,
+            CHUNKS=chunks is not None,
+            LIMITED=limits is not None,
+            **config.launch_arguments(),
+        )
+        return dk, dv
+
+    of_chunks = None if lists is None else gradients(lists.room, config.block_n, lists.room, 1, chunks=lists.chunks)
+    of_shares = gradients(shares, num_keys, num_tiles * shares, splits, chunks=None)
+    dk, dv = (x[0] if shares == 1 else x.sum(0) for x in of_shares)
+    if lists is not None and of_chunks is not None:
+        add_chunks(dk, dv, *of_chunks, lists, segments, tiles)
+    return dk, dv
