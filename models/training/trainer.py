@@ -135,6 +135,7 @@ class _Run(Generic[B]):
         )
         self.ema = EMA(self.model, self.config.ema_decay)
         self.step = 0
+        self.waited = 0.0  # seconds for batches, since they were last logged
         self.initial = task.initial
         if (latest := latest_checkpoint(folder)) is not None:
             self._restore(latest)
@@ -144,10 +145,14 @@ class _Run(Generic[B]):
         saved = self.step
         batches = self._batches()
         with MetricsLog(self.folder, self.step) if team.main else nullcontext() as log:
+            logged, since = self.step, time.perf_counter()
             while self.step < config.steps and not self._is_late(end):
                 numbers = self._update(batches)
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     means = team.mean(numbers)
+                    elapsed = time.perf_counter() - since  # saving and validating since then included
+                    means |= {"seconds_a_step": elapsed / (self.step - logged), "waiting_share": self.waited / elapsed}
+                    logged, since, self.waited = self.step, since + elapsed, 0.0
                     if not math.isfinite(means["loss"]):
                         raise FloatingPointError(f"the loss is {means['loss']} at step {self.step}")
                     if log is not None:
@@ -185,7 +190,10 @@ class _Run(Generic[B]):
             group["lr"] = learning_rate(config, self.step)
         sums: dict[str, Tensor] = {}
         for micro in range(config.accumulate):
-            batch = next(batches).to(team.device)
+            start = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - start
+            batch = batch.to(team.device)
             number = (self.step * config.accumulate + micro) * team.world + team.rank
             torch.manual_seed((config.seed * _MICROBATCH_SEEDS + number) % 2**63)
             with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
