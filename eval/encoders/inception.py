@@ -1,6 +1,6 @@
 """FID's Inception v3: TensorFlow's network of 2015-12-05, with the weights that pytorch-fid publishes for PyTorch.
 
-It is torchvision's Inception3 (Szegedy et al., arXiv 1512.00567) but for three things, which follow the TensorFlow graph:
+It is torchvision's Inception3 (Szegedy et al., arXiv 1512.00567) but for what follows the TensorFlow graph:
 mean pools do not count the padding, the last block pools by maximum, and there are 1008 classes. Names of parameters,
 resizing and scaling are as github.com/mseitzer/pytorch-fid has them (src/pytorch_fid/inception.py); clean-fid and the
 original FID resize otherwise, so their values differ.
