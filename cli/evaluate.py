@@ -90,7 +90,7 @@ def evaluate(
     normal_frechet: Annotated[
         str | None,
         typer.Option(
-            help="Also compare normal maps of the whole set (direct3d-s2), by features of `standin` or `inception=FILE`.",
+            help="Also compare normal maps of the whole set (direct3d-s2), by `standin` or by `inception=FILE`.",
             metavar="ENCODER[=WEIGHTS]",
             show_default=False,
         ),
@@ -120,6 +120,7 @@ def evaluate(
     ssabench evaluate ours=run7/meshes references --protocol trellis2 --workers 8 --out out/trellis2
     ssabench evaluate chair.obj chair.glb --protocol dora --out out/chair
     ssabench evaluate ours refs --protocol direct3d-s2 --images prompts --similarity standin-points --out out/sim
+    ssabench evaluate ours refs --protocol direct3d-s2 --normal-frechet standin --out out/normals
     """
     from eval.job import Job
     from eval.matching import match

@@ -1,8 +1,8 @@
 """The Frechet distance between the normal maps of a method's shapes and those of the references, from the same cameras.
 
-Direct3D-S2's and TripoSG's Normal-FID is this; neither names its encoder, FID's is Inception v3
-(`eval.encoders.inception`), whose weights are a file of the user's. Over features of the packaged stand-in it orders
-methods of one's own; its values compare with no published one.
+Direct3D-S2's and TripoSG's Normal-FID is this with features of Inception v3 (`eval.encoders.inception`), whose weights
+are a file of the user's; Direct3D-S2 does not say which Inception, FID's is meant here. Over features of the packaged
+stand-in it orders methods of one's own; its values compare with no published one.
 """
 
 from __future__ import annotations
