@@ -176,7 +176,7 @@ def normals_table(normals: Sequence[NormalFrechet]) -> Table:
         + (
             ", as FID has them; cameras and renderer are choices of the protocol. "
             if fid
-            else ": not the published Normal-FID, whose features are Inception's. "
+            else ": not the published Normal-FID, whose features are those of FID's Inception v3. "
         )
         + "Few maps raise it, so only equal numbers compare; failed assets count with empty maps.",
     )

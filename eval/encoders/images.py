@@ -27,8 +27,10 @@ def opaque(image: Image.Image, policy: ImagePolicy) -> Image.Image:
 
 
 def require_rgb(images: Sequence[Image.Image]) -> None:
-    """Raises:
-    ValueError: an image that is not RGB.
+    """Refuse images of other modes.
+
+    Raises:
+        ValueError: an image that is not RGB.
     """
     if any(image.mode != "RGB" for image in images):
         raise ValueError(f"images must be RGB, got {', '.join(sorted({image.mode for image in images}))}")
