@@ -109,8 +109,8 @@ def evaluate(
     takes it by default. A failed asset counts as the opposite of its image, -1. OUT/similarity has the provenance.
 
     --normal-frechet takes the paired views of Normal-FID. inception=FILE is Normal-FID, by the published weights of
-    pytorch-fid (pt_inception-2015-12-05-6726825d.pth); standin needs no file but a package (pip install
-    'ssabench[standin]'): it orders methods, and is named by its features.
+    pytorch-fid (pt_inception-2015-12-05-6726825d.pth). standin needs no file but the extra of that name: it orders
+    methods, and is named by its features.
 
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
