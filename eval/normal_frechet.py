@@ -1,7 +1,8 @@
 """The Frechet distance between the normal maps of a method's shapes and those of the references, from the same cameras.
 
-Direct3D-S2's and TripoSG's Normal-FID is this with features of Inception v3, which is not here. Over features
-of the packaged stand-in it orders methods of one's own; its values compare with no published one.
+Direct3D-S2's and TripoSG's Normal-FID is this with features of Inception v3 (`eval.encoders.inception`), whose weights
+are a file of the user's; Direct3D-S2 does not say which Inception, FID's is meant here. Over features of the packaged
+stand-in it orders methods of one's own; its values compare with no published one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from eval.encoders.inception import KIND as INCEPTION
 from eval.job import read_surface
 from eval.normal_maps import paired_normal_maps
 from eval.normalise import normalise
@@ -56,6 +58,11 @@ class NormalFrechet(BaseModel):
     features_sha256: str
     views: Views
     protocol_digest: str
+
+    @property
+    def is_fid(self) -> bool:
+        """Whether the features are those that FID is defined by."""
+        return self.features == INCEPTION
 
 
 def normal_frechet(

@@ -17,7 +17,7 @@ from eval.evaluate import PICTURES
 from eval.job import picture_paths
 from eval.normal_frechet import NormalFrechet
 from eval.pictures import HEAT_COLORS, HEAT_LIMIT, overview, save
-from eval.protocols.protocol import Metric, Protocol
+from eval.protocols.protocol import Metric, NormalFIDMetric, Protocol
 from eval.rows import Row
 from reports import formatting
 from reports.markup import EMPTY, Cell, Table, markdown_text, to_latex, to_markdown
@@ -113,7 +113,7 @@ def evaluation_tables(found: Aggregate, normals: Sequence[NormalFrechet] = ()) -
         normals_table(normals),
         comparison_table(found),
         failure_table(found),
-        not_run_table(found.protocol),
+        not_run_table(found.protocol, normals),
         asset_table(found),
         protocol_table(found.protocol),
     ]
@@ -154,14 +154,15 @@ def summary_table(found: Aggregate) -> Table:
 
 
 def normals_table(normals: Sequence[NormalFrechet]) -> Table:
-    """Frechet distances of normal maps, named by what made the features."""
+    """Frechet distances of normal maps, named by what made the features: Normal-FID only with those of FID."""
+    fid = all(found.is_fid for found in normals)
     features = ", ".join(dict.fromkeys(found.features for found in normals))
     best = min((found.distance for found in normals), default=None) if len(normals) > 1 else None
     ordered = sorted(normals, key=lambda found: found.distance)
     return Table(
         id="normals",
         title="Normal maps of the whole set",
-        header=["Method", f"Fréchet distance, {features} ↓", "Maps on each side", "Failed"],
+        header=["Method", "Normal-FID ↓" if fid else f"Fréchet distance, {features} ↓", "Maps on each side", "Failed"],
         rows=[
             [
                 Cell(found.method),
@@ -171,9 +172,13 @@ def normals_table(normals: Sequence[NormalFrechet]) -> Table:
             ]
             for found in ordered
         ],
-        caption=f"Predictions and references from the same cameras, over features of {features}: not the published "
-        "Normal-FID, whose features are Inception's. Few maps raise it, so only equal numbers compare; failed assets "
-        "count with empty maps.",
+        caption=f"Predictions and references from the same cameras, over features of {features}"
+        + (
+            ", as FID has them; cameras and renderer are choices of the protocol. "
+            if fid
+            else ": not the published Normal-FID, whose features are those of FID's Inception v3. "
+        )
+        + "Few maps raise it, so only equal numbers compare; failed assets count with empty maps.",
     )
 
 
@@ -219,9 +224,14 @@ def failure_table(found: Aggregate) -> Table:
     )
 
 
-def not_run_table(protocol: Protocol) -> Table:
-    """Metrics of the protocol that have no scores here."""
-    rows = [[Cell(metric.label), Cell(f"not run: {metric.not_run}")] for metric in protocol.metrics if metric.not_run]
+def not_run_table(protocol: Protocol, normals: Sequence[NormalFrechet] = ()) -> Table:
+    """Metrics of the protocol that have no scores here, nor a table of their own."""
+    fid = any(found.is_fid for found in normals)
+    rows = [
+        [Cell(metric.label), Cell(f"not run: {metric.not_run}")]
+        for metric in protocol.metrics
+        if metric.not_run and not (fid and isinstance(metric, NormalFIDMetric))
+    ]
     return Table(
         id="not-run", title="Metrics without scores", header=["Metric", "Why"], rows=rows, prose=frozenset({1})
     )

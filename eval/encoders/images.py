@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from PIL import Image
@@ -23,3 +24,13 @@ def opaque(image: Image.Image, policy: ImagePolicy) -> Image.Image:
         return image.convert("RGB")
     background = Image.new("RGBA", image.size, "white" if policy == "over white" else "black")
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+
+
+def require_rgb(images: Sequence[Image.Image]) -> None:
+    """Refuse images of other modes.
+
+    Raises:
+        ValueError: an image that is not RGB.
+    """
+    if any(image.mode != "RGB" for image in images):
+        raise ValueError(f"images must be RGB, got {', '.join(sorted({image.mode for image in images}))}")

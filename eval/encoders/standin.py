@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.encoders.checkpoint import file_sha256
+from eval.encoders.images import require_rgb
 from eval.encoders.similarity import cosine_matrix
 from models.data.cameras import bounding_radius, turntable
 from models.data.render import render
@@ -48,8 +49,7 @@ class StandInEncoder:
         Raises:
             ValueError: an image that is not RGB.
         """
-        if any(image.mode != "RGB" for image in images):
-            raise ValueError(f"images must be RGB, got {', '.join(sorted({image.mode for image in images}))}")
+        require_rgb(images)
         batches = (images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size))
         return torch.cat([torch.empty(0, DIM), *(self._embed(batch) for batch in batches)])
 

@@ -197,7 +197,7 @@ class NormalFIDMetric(_Error):
 
     @property
     def not_run(self) -> str | None:
-        return "needs features of the published image encoder; ssabench renders the paired normal maps"
+        return "needs published weights of Inception v3; ssabench renders the paired normal maps"
 
 
 class SimilarityMetric(_Metric):

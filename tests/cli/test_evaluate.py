@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from made_up_towers import Towers
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cli.app import app
+from eval.encoders import clip, inception
+from eval.encoders.catalogue import point_encoder_spec
+from eval.encoders.checkpoint import file_sha256
+from eval.encoders.inception import Inception
 from eval.encoders.similarity import SimilarityScores
 from eval.protocols.protocol import protocol_names
 from eval.rows import read_rows
@@ -41,7 +46,16 @@ encoder = "uni3d"
 query = "image"
 """
 
+NORMALS = """
+[[metrics]]
+key = "normal_fid"
+label = "Normal-FID"
+kind = "normal_fid"
+views = { elevation = 10, azimuths = [0], fov = 40, size = 64 }
+"""
+
 DORA = ["evaluate", "near", "ref", "--protocol", "dora", "--out", "out"]
+DIRECT3D = ["evaluate", "near", "ref", "--protocol", "direct3d-s2", "--out", "out"]
 
 
 def run(*arguments: object) -> Result:
@@ -101,20 +115,12 @@ def test_methods_are_compared_and_failures_listed(folder: Path) -> None:
 @pytest.mark.slow
 def test_similarity_and_normal_maps_stand_beside_the_geometry(folder: Path) -> None:
     out = folder / "out"
-    (folder / "small.toml").write_text(
-        SMALL
-        + """
-[[metrics]]
-key = "normal_fid"
-label = "Normal-FID"
-kind = "normal_fid"
-views = { elevation = 10, azimuths = [0], fov = 40, size = 64 }
-"""
-    )
+    (folder / "small.toml").write_text(SMALL + NORMALS)
     for name in ("a", "b"):
         Image.new("RGB", (64, 64), "white").save(folder / "ref" / f"{name}.png")
     arguments: list[object] = ["evaluate", folder / "far", f"close={folder / 'near'}", folder / "ref", "--out", out]
-    arguments += ["--protocol", folder / "small.toml", "--workers", 1, "--device", "cpu", "--normal-frechet"]
+    arguments += ["--protocol", folder / "small.toml", "--workers", 1, "--device", "cpu"]
+    arguments += ["--normal-frechet", "standin"]
     arguments += ["--similarity", "standin-points", "--images", folder / "ref"]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -128,6 +134,50 @@ views = { elevation = 10, azimuths = [0], fov = 40, size = 64 }
     assert {one["method"]: one["failed"] for one in normals} == {"far": 1, "close": 0}
     assert run(*arguments, "--resume").exit_code == 0
     assert (out / "summary.csv").read_text() == table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("published", [False, True])
+def test_normal_fid_is_what_the_published_weights_give(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    out, weights = folder / "out", folder / "inception.pth"
+    (folder / "small.toml").write_text(SMALL + NORMALS)
+    # Scaled so that features do not vanish on the way.
+    state = {key: value * 6**0.5 if value.ndim == 4 else value for key, value in Inception().state_dict().items()}
+    torch.save(state, weights)
+    if published:
+        monkeypatch.setattr(inception, "PUBLISHED_SHA256", file_sha256(weights))
+    arguments: list[object] = ["evaluate", folder / "near", folder / "ref", "--protocol", folder / "small.toml"]
+    arguments += ["--out", out, "--workers", 1, "--device", "cpu", "--normal-frechet", f"inception={weights}"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    (found,) = (json.loads(line) for line in (out / "normals.jsonl").read_text().splitlines())
+    assert found["features_sha256"] == file_sha256(weights)
+    assert found["distance"] > 0
+    report = (out / "report.md").read_text()
+    assert ("Normal-FID ↓" in report) == published
+    assert ("unknown weights in the layout of inception-2015-12-05" in report) != published
+    assert ("Normal-FID: not run" in result.output) != published
+
+
+@pytest.mark.slow
+def test_a_published_point_encoder_takes_the_place_of_its_family(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip, "load_clip", lambda tower, path, device: Towers())
+    out, weights = folder / "out", folder / "ti.pt"
+    torch.save({"module": point_encoder_spec("uni3d-ti").build().state_dict()}, weights)
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "white").save(folder / "ref" / f"{name}.png")
+    arguments: list[object] = ["evaluate", folder / "near", folder / "ref", "--protocol", folder / "small.toml"]
+    arguments += ["--out", out, "--workers", 1, "--device", "cpu", "--images", folder / "ref"]
+    result = run(*arguments, "--similarity", f"uni3d-ti={weights}")
+    assert result.exit_code == 0, result.output
+    assert "not run" not in result.output
+    scores = SimilarityScores.model_validate_json((out / "similarity" / "uni3d-ti-near.json").read_text())
+    assert list(scores.cosines) == ["a", "b"]
+    assert (scores.provenance.encoder, scores.provenance.encoder_sha256) == ("uni3d-ti", file_sha256(weights))
+    rows = (out / "results.csv").read_text().splitlines()
+    assert "uni3d_ti" in rows[0].split(",")
 
 
 @pytest.mark.slow
@@ -190,7 +240,11 @@ def test_the_help_names_every_protocol() -> None:
         ([*DORA, "--images", "ref"], "--similarity and --images belong together"),
         ([*DORA, "--images", "ref", "--similarity", "uni3d"], "unknown point encoder 'uni3d'"),
         ([*DORA, "--images", "ref", "--similarity", "standin-points"], "has no image of 'a'"),
-        ([*DORA, "--normal-frechet"], "protocol dora has no normal maps of sets"),
+        ([*DORA, "--normal-frechet", "standin"], "protocol dora has no normal maps of sets"),
+        ([*DIRECT3D, "--normal-frechet", "inception"], "--normal-frechet takes standin, or inception=FILE with the"),
+        ([*DIRECT3D, "--normal-frechet", "standin=near/a.stl"], "got 'standin=near/a.stl'"),
+        ([*DIRECT3D, "--normal-frechet", "inception=nowhere.pth"], "checkpoint 'nowhere.pth' is not a file"),
+        ([*DIRECT3D, "--normal-frechet", "inception=near/a.stl"], "checkpoint 'near/a.stl' "),
         (["roundtrip", "ref", "--resolution", "32", "--out", "out"], "--resolution takes different numbers from 64"),
         (["roundtrip", "ref", "--resolution", "64,64", "--out", "out"], "different numbers"),
         (["roundtrip", "nowhere", "--out", "out"], "does not exist"),

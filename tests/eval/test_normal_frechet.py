@@ -13,6 +13,7 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from eval.encoders.inception import KIND
 from eval.job import Job, run_job
 from eval.normal_frechet import normal_frechet
 from eval.protocols.protocol import NormalFIDMetric, Protocol, load_protocol
@@ -69,6 +70,13 @@ def test_a_result_says_what_it_depends_on(tmp_path: Path) -> None:
     assert (found.features, found.features_sha256, found.images) == ("means", "0" * 64, 4)
     assert found.protocol_digest == PROTOCOL.digest
     assert found.views.size == 32
+    assert not found.is_fid
+
+
+def test_features_of_fid_make_it_fid(tmp_path: Path) -> None:
+    given = rows(tmp_path, "near", 0.9)
+    assert normal_frechet(given, PROTOCOL, Means(KIND))[0].is_fid
+    assert not normal_frechet(given, PROTOCOL, Means(f"unknown weights in the layout of {KIND}"))[0].is_fid
 
 
 def test_what_cannot_be_judged_counts_for_no_method(tmp_path: Path) -> None:

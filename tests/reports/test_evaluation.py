@@ -11,14 +11,17 @@ from PIL import Image
 from rows_factory import PROTOCOL, failed, ok, unusable
 
 from eval.aggregate import aggregate
+from eval.encoders.inception import KIND
 from eval.evaluate import PICTURES
 from eval.job import picture_paths
+from eval.normal_frechet import NormalFrechet, normal_views
 from eval.pictures import VIEW, save
 from eval.protocols.protocol import load_protocol
 from eval.rows import Row
 from reports.evaluation import (
     comparison_table,
     failure_table,
+    normals_table,
     not_run_table,
     protocol_table,
     render_evaluation,
@@ -104,6 +107,27 @@ def test_what_failed_is_listed_with_its_reason_and_what_was_left_out_too() -> No
 def test_metrics_that_cannot_run_are_listed() -> None:
     assert texts(not_run_table(load_protocol("trellis2")), 0) == ["LPIPS"]
     assert not_run_table(load_protocol("dora")).rows == []
+
+
+def normals(features: str) -> list[NormalFrechet]:
+    protocol = load_protocol("direct3d-s2")
+    found = {"images": 4, "failed": 0, "features": features, "features_sha256": "0" * 64}
+    found |= {"views": normal_views(protocol), "protocol_digest": protocol.digest}
+    return [NormalFrechet(method=method, distance=distance, **found) for method, distance in (("b", 2.0), ("a", 1.0))]
+
+
+def test_only_features_of_fid_are_called_normal_fid() -> None:
+    protocol = load_protocol("direct3d-s2")
+    fid, other = normals(KIND), normals("standin-efficientnet-lite2")
+    assert normals_table(fid).header[1] == "Normal-FID ↓"
+    assert normals_table(other).header[1] == "Fréchet distance, standin-efficientnet-lite2 ↓"
+    assert "not the published" in normals_table(other).caption
+    assert "not the published" not in normals_table(fid).caption
+    assert texts(normals_table(fid), 0) == ["a", "b"]
+    listed = texts(not_run_table(protocol, other), 0)
+    assert listed == ["ULIP-2", "Uni3D", "OpenShape", "Normal-FID"]
+    assert texts(not_run_table(protocol, fid), 0) == listed[:-1]
+    assert normals_table([]).rows == []
 
 
 def test_the_choices_of_a_protocol_stand_beside_its_scores() -> None:
