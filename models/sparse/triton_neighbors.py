@@ -61,8 +61,8 @@ def _insert_kernel(
     holding = there & (cube != before)
     while tl.max(holding.to(tl.int32), 0) > 0:
         was = tl.atomic_xchg(table + slot, held, holding, sem="relaxed")
-        # Triton 3.6 writes a zero to the register of the result first. Were what goes into the table not needed any
-        # more, its register could be the same, and the zero would go in instead.
+        # Triton writes a zero to the register of the result first. Were what goes into the table not needed any more,
+        # its register could be the same, and the zero would go in instead.
         held = tl.where(holding, was, held)
         holding = holding & (was >= 0)
         slot = (slot + 1) & last
