@@ -15,6 +15,7 @@ from cli.output import console, progress_bar
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from eval.encoders.lpips import LPIPS
     from eval.job import Job
     from eval.normal_frechet import ImageFeatures
     from eval.protocols.protocol import Protocol
@@ -29,6 +30,7 @@ class Beside:
     judges: Sequence[Judge] = ()
     images: Mapping[str, Image] = field(default_factory=dict)  # by asset, for the judges
     normals: ImageFeatures | None = None  # of normal maps
+    lpips: LPIPS | None = None  # of normal maps, too
 
 
 WorkersOption = Annotated[
@@ -95,6 +97,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            help="Also LPIPS of normal maps (trellis2), by the weights of two files.",
+            metavar="VGG16,LINEAR",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Score meshes against references by a published protocol, and compare methods.
 
@@ -111,6 +121,9 @@ def evaluate(
     --normal-frechet takes the paired views of Normal-FID. inception=FILE is Normal-FID, by the published weights of
     pytorch-fid (pt_inception-2015-12-05-6726825d.pth). standin needs no file but the extra of that name: it orders
     methods, and is named by its features.
+
+    --lpips takes torchvision's vgg16-397923af.pth and lpips/weights/v0.1/vgg.pth of the package lpips, with a comma
+    between. A failed asset counts with the largest distance that these weights allow.
 
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
@@ -129,7 +142,7 @@ def evaluate(
     chosen = load_protocol(protocol)
     found = match(preds, ref)
     jobs = [Job(one.asset, method, pred, one.ref) for one in found.matches for method, pred in one.preds.items()]
-    beside = _beside(similarity or [], images, tower_weights or [], normal_frechet, chosen, jobs, device)
+    beside = _beside(similarity or [], images, tower_weights or [], normal_frechet, lpips, chosen, jobs, device)
     for path in found.unmatched:
         console().print(f"left out: {path}: no reference of this name", markup=False)
     run_and_report(
@@ -154,6 +167,7 @@ def run_and_report(
     from eval.aggregate import aggregate
     from eval.evaluate import cores
     from eval.evaluate import evaluate as run
+    from eval.lpips_column import with_lpips
     from eval.normal_frechet import normal_frechet
     from eval.similarity_columns import with_similarity
     from models.files import write_whole
@@ -182,6 +196,8 @@ def run_and_report(
         if beside.normals is not None:
             sets = normal_frechet(rows, protocol, beside.normals, device=where, progress=progress)
             write_whole(out / "normals.jsonl", [f"{one.model_dump_json()}\n" for one in sets])
+        if beside.lpips is not None:
+            rows, protocol = with_lpips(rows, protocol, beside.lpips, device=where, progress=progress)
         if beside.judges:
             more = with_similarity(rows, protocol, beside.judges, beside.images, progress=progress)
             rows, protocol = more.rows, more.protocol
@@ -205,6 +221,7 @@ def _beside(
     images: Path | None,
     tower_weights: list[str],
     normals: str | None,
+    lpips: str | None,
     protocol: Protocol,
     jobs: Sequence[Job],
     device: str | None,
@@ -237,7 +254,20 @@ def _beside(
         ],
         images=shown,
         normals=None if normals is None else _image_encoder(normals, where),
+        lpips=None if lpips is None else _lpips(lpips, protocol, where),
     )
+
+
+def _lpips(text: str, protocol: Protocol, device: str) -> LPIPS:
+    """Of --lpips."""
+    from eval.encoders.lpips import load_lpips
+    from eval.lpips_column import lpips_metric
+
+    lpips_metric(protocol)
+    backbone, comma, linear = text.partition(",")
+    if not (comma and backbone and linear):
+        raise ValueError(f"--lpips takes two files with a comma between, of VGG16 and of LPIPS, got {text!r}")
+    return load_lpips(Path(backbone), Path(linear), device)
 
 
 def _image_encoder(text: str, device: str) -> ImageFeatures:

@@ -186,7 +186,23 @@ class NormalLPIPSMetric(_Error):
 
     @property
     def not_run(self) -> str | None:
-        return "needs LPIPS with its published backbone and weights, which are not part of ssabench"
+        return "needs the published weights of LPIPS and of its VGG16, which are not part of ssabench"
+
+
+class MeasuredLPIPSMetric(_Error):
+    """Perceptual distance of normal maps, by weights that are here.
+
+    `eval.lpips_column` puts it into a protocol, with the digest of the weights. A failed asset counts with `bound`,
+    which no distance exceeds.
+    """
+
+    kind: Literal["measured_normal_lpips"]
+    views: Views
+    provenance: str
+    bound: Positive
+
+    def worst(self, diagonal: float) -> float:
+        return self.bound
 
 
 class NormalFIDMetric(_Error):
@@ -236,6 +252,7 @@ Metric = Annotated[
     | NormalPSNRMetric
     | SharpNormalMetric
     | NormalLPIPSMetric
+    | MeasuredLPIPSMetric
     | NormalFIDMetric
     | SimilarityMetric
     | MeasuredSimilarityMetric,

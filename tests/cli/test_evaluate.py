@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from eval.encoders import clip, inception
 from eval.encoders.catalogue import point_encoder_spec
 from eval.encoders.checkpoint import file_sha256
 from eval.encoders.inception import Inception
+from eval.encoders.lpips import backbone_layout, linear_layout
 from eval.encoders.similarity import SimilarityScores
 from eval.protocols.protocol import protocol_names
 from eval.rows import read_rows
@@ -53,8 +55,16 @@ label = "Normal-FID"
 kind = "normal_fid"
 views = { elevation = 10, azimuths = [0], fov = 40, size = 64 }
 """
+PERCEPTUAL = """
+[[metrics]]
+key = "normal_lpips"
+label = "LPIPS"
+kind = "normal_lpips"
+views = { elevation = 30, azimuths = [30, 120], fov = 6, size = 48 }
+"""
 
 DORA = ["evaluate", "near", "ref", "--protocol", "dora", "--out", "out"]
+TRELLIS = ["evaluate", "near", "ref", "--protocol", "trellis2", "--out", "out"]
 DIRECT3D = ["evaluate", "near", "ref", "--protocol", "direct3d-s2", "--out", "out"]
 
 
@@ -161,6 +171,29 @@ def test_normal_fid_is_what_the_published_weights_give(
     assert ("Normal-FID: not run" in result.output) != published
 
 
+def test_lpips_takes_its_place_when_weights_are_given(folder: Path) -> None:
+    out, vgg, linear = folder / "out", folder / "vgg16.pth", folder / "linear.pth"
+    (folder / "small.toml").write_text(SMALL + PERCEPTUAL)
+    torch.save({name: torch.randn(shape) / 10 for name, shape in backbone_layout().items()}, vgg)
+    torch.save({name: torch.rand(shape) for name, shape in linear_layout().items()}, linear)
+    arguments: list[object] = ["evaluate", folder / "far", folder / "near", folder / "ref", "--out", out]
+    arguments += ["--protocol", folder / "small.toml", "--workers", 1, "--device", "cpu"]
+    assert "LPIPS: not run" in run(*arguments).output
+    result = run(*arguments, "--lpips", f"{vgg},{linear}", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "LPIPS: not run" not in result.output
+    report = (out / "report.md").read_text()
+    assert "LPIPS, unknown weights ↓" in report
+    means = {
+        row["method"]: float(row["mean"])
+        for row in csv.DictReader((out / "summary.csv").open())
+        if row["metric"] == "normal_lpips"
+    }
+    # far has no b: half of its mean is the bound that the weights allow, which no distance reaches.
+    bound = 2 * sum(float(weight.max()) for weight in torch.load(linear, weights_only=True).values())
+    assert means["far"] > bound / 2 > means["near"] > 0
+
+
 @pytest.mark.slow
 def test_a_published_point_encoder_takes_the_place_of_its_family(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip, "load_clip", lambda tower, path, device: Towers())
@@ -245,6 +278,9 @@ def test_the_help_names_every_protocol() -> None:
         ([*DIRECT3D, "--normal-frechet", "standin=near/a.stl"], "got 'standin=near/a.stl'"),
         ([*DIRECT3D, "--normal-frechet", "inception=nowhere.pth"], "checkpoint 'nowhere.pth' is not a file"),
         ([*DIRECT3D, "--normal-frechet", "inception=near/a.stl"], "checkpoint 'near/a.stl' "),
+        ([*DORA, "--lpips", "vgg.pth,lin.pth"], "protocol dora has no LPIPS of normal maps"),
+        ([*TRELLIS, "--lpips", "vgg.pth"], "--lpips takes two files with a comma between"),
+        ([*TRELLIS, "--lpips", "vgg.pth,lin.pth"], "checkpoint 'vgg.pth' is not a file"),
         (["roundtrip", "ref", "--resolution", "32", "--out", "out"], "--resolution takes different numbers from 64"),
         (["roundtrip", "ref", "--resolution", "64,64", "--out", "out"], "different numbers"),
         (["roundtrip", "nowhere", "--out", "out"], "does not exist"),
