@@ -97,6 +97,9 @@ def load_textured(path: str | Path) -> TexturedMesh:
     parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise MeshError(f"mesh {str(path)!r} has no faces")
+    # Not where the folder lies: what is prepared from an archive, unpacked anywhere, is to be the same bytes.
+    for folder in (str(path.parent.resolve()), str(path.parent.absolute())):
+        warnings = [warning.replace(folder, ".") for warning in warnings]
     return _normalised(_concatenated(parts, path.stem, tuple(dict.fromkeys(warnings))), str(path))
 
 

@@ -94,6 +94,18 @@ def test_a_missing_mtl_is_told(tmp_path: Path) -> None:
     assert len(mesh.faces) == 2
 
 
+def test_what_is_told_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    told = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        path = obj(tmp_path / name, image=False)
+        material = path.with_name("model.mtl")
+        material.write_text(material.read_text().replace("paint.png", "/Users/somebody/paint.png"))
+        told.append(load_textured(path).warnings)
+    assert any("/Users/somebody/paint.png" in warning for warning in told[0])
+    assert told[0] == told[1]
+
+
 def test_a_broken_image_is_told(tmp_path: Path) -> None:
     path = obj(tmp_path)
     (tmp_path / "paint.png").write_bytes((tmp_path / "paint.png").read_bytes()[:60])
