@@ -169,7 +169,14 @@ def compute_scores_twice(repository: Path) -> None:
 def test_a_slowdown_by_a_tenth_in_a_real_kernel_is_caught(repository: Path) -> None:
     compute_scores_twice(repository)
     git(repository, "commit", "--quiet", "--all", "--message=slower")
-    result = compare(repository, "--base=HEAD~1", "--head=HEAD", *SMALL, "--stage=slc", "--stage=select", "--rounds=6")
+    options = ("--base=HEAD~1", "--head=HEAD", *SMALL, "--stage=slc", "--stage=select", "--rounds=6")
+    for _ in range(3):
+        result = compare(repository, *options)
+        if result.returncode:
+            break
+        # While other work disturbs the machine a job may leave it open, but never call the kernels alike.
+        (found,) = (line for line in result.stdout.splitlines() if "ssa-eager slc fwd" in line)
+        assert "│ inconclusive │" in found
     assert result.returncode == 1, result.stdout + result.stderr
     slower = [line for line in result.stdout.splitlines() if "│ slower" in line]
     assert len(slower) == 1
