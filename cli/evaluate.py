@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,7 @@ def evaluate(
     methods, and is named by its features.
 
     --lpips takes torchvision's vgg16-397923af.pth and lpips/weights/v0.1/vgg.pth of the package lpips, with a comma
-    between. A failed asset counts with the largest distance that these weights allow.
+    between. A failed asset counts with the largest distance that these weights allow. OUT/lpips.json has their hashes.
 
     OUT gets rows.jsonl (with versions and hashes of files), results.csv, summary.csv, comparisons.csv (paired tests),
     report.md, tables/*.tex, pictures, and index.html: one page with thumbnails and errors on the surface.
@@ -198,6 +199,7 @@ def run_and_report(
             write_whole(out / "normals.jsonl", [f"{one.model_dump_json()}\n" for one in sets])
         if beside.lpips is not None:
             rows, protocol = with_lpips(rows, protocol, beside.lpips, device=where, progress=progress)
+            write_whole(out / "lpips.json", [json.dumps(beside.lpips.provenance, indent=2), "\n"])
         if beside.judges:
             more = with_similarity(rows, protocol, beside.judges, beside.images, progress=progress)
             rows, protocol = more.rows, more.protocol

@@ -63,6 +63,15 @@ class LPIPS:
         return self.backbone_sha256.startswith(PUBLISHED_BACKBONE) and self.linear_sha256 == PUBLISHED_LINEAR
 
     @property
+    def provenance(self) -> dict[str, str | bool]:
+        """What distances depend on besides the images."""
+        return {
+            "published": self.is_published,
+            "backbone_sha256": self.backbone_sha256,
+            "linear_sha256": self.linear_sha256,
+        }
+
+    @property
     def bound(self) -> float:
         """No distance is larger: at a place features are not negative and have length one at most, so that squares of
         their differences sum up to two."""
@@ -108,14 +117,15 @@ def load_lpips(backbone: Path, linear: Path, device: str = "cpu") -> LPIPS:
     """The distance from its two files, in fp32.
 
     Raises:
-        CheckpointError: an unreadable file, or one with missing, unknown or misshapen parameters.
+        CheckpointError: an unreadable file, one with missing, unknown or misshapen parameters, or weights of channels
+            that are no weights: negative, not finite or all zero.
     """
-    return LPIPS(
-        _parameters(backbone, backbone_layout(), "torchvision's VGG16", device, ignored="classifier."),
-        _parameters(linear, linear_layout(), "LPIPS 0.1 for VGG16", device),
-        file_sha256(backbone),
-        file_sha256(linear),
-    )
+    network = _parameters(backbone, backbone_layout(), "torchvision's VGG16", device, ignored="classifier.")
+    weights = _parameters(linear, linear_layout(), "LPIPS 0.1 for VGG16", device)
+    flat = torch.cat([weight.flatten() for weight in weights.values()])
+    if not bool(flat.isfinite().all() & (flat >= 0).all() & (flat > 0).any()):
+        raise CheckpointError(f"checkpoint {str(linear)!r} is not LPIPS 0.1 for VGG16: weights must be positive")
+    return LPIPS(network, weights, file_sha256(backbone), file_sha256(linear))
 
 
 def _parameters(

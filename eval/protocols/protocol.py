@@ -332,6 +332,7 @@ def load_protocol(name_or_path: str) -> Protocol:
         raise ValueError(f"protocol {name_or_path!r}: {where} {detail['msg']}".replace("  ", " ")) from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"protocol {name_or_path!r} is not TOML: {error}") from None
-    if any(isinstance(metric, MeasuredSimilarityMetric) for metric in protocol.metrics):
-        raise ValueError(f"protocol {name_or_path!r} must not have measured_similarity: encoders are named beside it")
+    for metric in protocol.metrics:
+        if isinstance(metric, MeasuredSimilarityMetric | MeasuredLPIPSMetric):
+            raise ValueError(f"protocol {name_or_path!r} must not have {metric.kind}: weights are named beside it")
     return protocol

@@ -184,6 +184,8 @@ def test_lpips_takes_its_place_when_weights_are_given(folder: Path) -> None:
     assert "LPIPS: not run" not in result.output
     report = (out / "report.md").read_text()
     assert "LPIPS, unknown weights ↓" in report
+    files = {"backbone_sha256": file_sha256(vgg), "linear_sha256": file_sha256(linear)}
+    assert json.loads((out / "lpips.json").read_text()) == {"published": False, **files}
     means = {
         row["method"]: float(row["mean"])
         for row in csv.DictReader((out / "summary.csv").open())

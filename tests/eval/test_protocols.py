@@ -108,3 +108,13 @@ def test_the_digest_changes_with_scores_and_not_with_texts() -> None:
     assert changed(notes=("more",)).digest == protocol.digest
     assert changed(points=999).digest != protocol.digest
     assert changed(metrics=protocol.metrics[:2]).digest != protocol.digest
+
+
+def test_a_file_cannot_claim_scores_that_weights_give(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    metric = '[[metrics]]\nkind = "measured_normal_lpips"\nkey = "a"\nlabel = "a"\nprovenance = "a"\nbound = 1.0\n'
+    metric += "views = { elevation = 0, azimuths = [0], fov = 6, size = 64 }\n"
+    head = 'name = "own"\ntitle = "Own"\nsource = "a test"\nnormalisation = "unit-cube"\npoints = 100\n\n'
+    path.write_text(head + metric)
+    with pytest.raises(ValueError, match="must not have measured_normal_lpips"):
+        load_protocol(str(path))

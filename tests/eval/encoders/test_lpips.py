@@ -135,6 +135,14 @@ def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None
         load_lpips(files[0], tmp_path / "none.pth")
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_weights_of_channels_are_positive(files: tuple[Path, Path], tmp_path: Path, value: float) -> None:
+    linear = {name: torch.full(shape, value) for name, shape in linear_layout().items()}
+    torch.save(linear, tmp_path / "linear.pth")
+    with pytest.raises(CheckpointError, match="weights must be positive"):
+        load_lpips(files[0], tmp_path / "linear.pth")
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 15, 16), (2, 1, 16, 16), (3, 16, 16)])
 def test_what_is_no_image_is_refused(lpips: LPIPS, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a and b must have one shape \[B, 3, H, W\] of at least 16 x 16"):
