@@ -59,6 +59,12 @@ def timed(run: Callable[[], T], device: torch.device, repeats: int) -> tuple[T, 
     return found, seconds[0], statistics.median(seconds[1:])
 
 
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def measure(
     name: str, vertices: Tensor, faces: Tensor, resolution: int, device: torch.device, repeats: int
 ) -> dict[str, Any]:
@@ -78,9 +84,7 @@ def measure(
         "isosurface_s": round(surface_s, 4),
         "isosurface_faces": len(surface.faces),
         "peak_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if gpu else None,
-        "device": torch.cuda.get_device_name(device)
-        if gpu
-        else f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "torch": torch.__version__,
     }
 

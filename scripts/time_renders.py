@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from time_fields import meshes
+from time_fields import device_name, meshes
 
 from models.data.cameras import direct3d_s2_views
 from models.data.render import render
@@ -62,9 +61,7 @@ def measure(mesh: TexturedMesh, size: int, views: int, device: torch.device) -> 
         "ms_slowest": round(max(times), 2),
         "first_ms": round(first, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if gpu else None,
-        "device": torch.cuda.get_device_name(device)
-        if gpu
-        else f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "torch": torch.__version__,
     }
 

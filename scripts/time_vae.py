@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from time_fields import meshes
+from time_fields import device_name, meshes
 
 from models.data.sdf import SparseSDF, sparse_sdf
 from models.sparse.tensor import SparseTensor
@@ -93,12 +92,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    name_of_device = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    machine = {"device": name_of_device, "torch": torch.__version__}
+    machine = {"device": device_name(device), "torch": torch.__version__}
     resolutions = [int(part) for part in arguments.resolution.split(",")]
     for path in arguments.config:
         torch.manual_seed(0)
