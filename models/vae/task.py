@@ -21,7 +21,7 @@ from models.data.textured import untextured
 from models.files import write_whole
 from models.training.config import Settings, TrainingConfig
 from models.training.order import batch_generator, batch_indices
-from models.vae.batch import Fields, cropped, fields_of, inputs_of, targets_of
+from models.vae.batch import Fields, fields_of, inputs_of, targets_of
 from models.vae.config import FACTOR, VAEConfig
 from models.vae.files import WeightsError, load_vae
 from models.vae.latents import weights_digest
@@ -101,9 +101,11 @@ class VAETask:
         datasets = self._train[resolution]
         fields, sharp = [], []
         for index in batch_indices(number, training.batch_size, sum(map(len, datasets)), training.seed):
-            field, mask = _sample(datasets, index, resolution)
-            if data.crop is not None and data.crop < resolution:
-                field, mask = cropped(field, mask, data.crop, generator)
+            dataset, place = _located(datasets, index)
+            if data.crop is None:
+                field, mask = dataset.field(place, resolution)
+            else:
+                field, mask = dataset.crop(place, resolution, data.crop, FACTOR, generator)
             fields.append(field)
             sharp.append(mask)
         return Fields(fields, sharp)
@@ -120,7 +122,7 @@ class VAETask:
         for resolution, datasets in self._validation.items():
             for dataset in datasets:
                 for index in range(min(self.config.data.validation_samples, len(dataset))):
-                    field, sharp = _sample([dataset], index, resolution)
+                    field, sharp = dataset.field(index, resolution)
                     given = Fields([field], [sharp]).to(device)
                     row, decoded = _compare(vae, given)
                     rows.append({"key": dataset.entries[index].key, "resolution": resolution, **row})
@@ -146,10 +148,11 @@ def _begun(init: Path, config: VAEConfig) -> SparseVAE:
     return vae.train()
 
 
-def _sample(datasets: list[PreparedDataset], index: int, resolution: int) -> tuple[SparseSDF, Tensor]:
+def _located(datasets: list[PreparedDataset], index: int) -> tuple[PreparedDataset, int]:
+    """Of samples numbered through: the dataset, and the number in it."""
     for dataset in datasets:
         if index < len(dataset):
-            return dataset.field(index, resolution)
+            return dataset, index
         index -= len(dataset)
     raise IndexError(index)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from safetensors.torch import load
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.data.cameras import Camera
 from models.data.dataset.manifest import DatasetError, Entry, read_manifest
-from models.data.dataset.sample import decode_camera, decode_field, decode_view, view_name
+from models.data.dataset.sample import decode_camera, decode_view, view_name
 from models.data.dataset.splits import Split
+from models.data.dataset.stored_field import StoredField
 from models.data.render import Render
 from models.data.sdf import SparseSDF
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,18 @@ class PreparedDataset(Dataset[Sample]):
 
     def field(self, index: int, resolution: int) -> tuple[SparseSDF, Tensor]:
         """One field of one sample, and which of its points are near a sharp edge, bool [V]."""
-        return decode_field(_Reader(self.folder, self.entries[index])(f"sdf.{resolution}.safetensors"))
+        return self._stored(index, resolution, StoredField.read)
+
+    def crop(
+        self, index: int, resolution: int, side: int, multiple: int, generator: np.random.Generator
+    ) -> tuple[SparseSDF, Tensor]:
+        """The part of one field that is in a random box of so many grid points, as of `StoredField.crop`."""
+        return self._stored(index, resolution, lambda stored: stored.crop(side, multiple, generator))
+
+    def _stored(self, index: int, resolution: int, read: Callable[[StoredField], T]) -> T:
+        path, start, _ = _Reader(self.folder, self.entries[index]).place(f"sdf.{resolution}.safetensors")
+        with path.open("rb") as file:
+            return read(StoredField(file, start))
 
     def views(self, index: int) -> list[View]:
         """The views of one sample, none where they were not asked for."""
@@ -126,10 +142,15 @@ class _Reader:
         self._path, self._start, self._members = folder / entry.shard, entry.offset, entry.members
 
     def __call__(self, name: str) -> bytes:
-        member = self._members[name]
-        with self._path.open("rb") as file:
-            file.seek(self._start + member.offset)
-            data = file.read(member.size)
-        if len(data) != member.size:
-            raise DatasetError(f"{self._path} is shorter than its manifest says")
+        path, start, size = self.place(name)
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) != size:
+            raise DatasetError(f"{path} ends before its {name} does")
         return data
+
+    def place(self, name: str) -> tuple[Path, int, int]:
+        """A shard, the first byte of a member in it, and how many there are."""
+        member = self._members[name]
+        return self._path, self._start + member.offset, member.size

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from models.data.cameras import CUBE_RADIUS, Camera
@@ -23,10 +23,11 @@ from models.data.dataset.settings import Settings
 from models.data.dataset.shards import encode
 from models.data.dataset.sources import Asset
 from models.data.dataset.splits import Split
+from models.data.dataset.stored_field import encode_field
 from models.data.masks import sharp_voxels
 from models.data.mesh_file import MeshError
 from models.data.render import Render, normal_colors, render
-from models.data.sdf import SparseSDF, sparse_sdf
+from models.data.sdf import sparse_sdf
 
 # Depth in 16 bits; 0 is for where nothing is.
 _DEPTH_STEPS = 2**16 - 2
@@ -129,21 +130,6 @@ def _members(job: Job, settings: Settings, entry: Entry) -> tuple[Entry, dict[st
 
 def view_name(number: int) -> str:
     return f"view.{number:02d}"
-
-
-def encode_field(field: SparseSDF, sharp: Tensor) -> bytes:
-    """A safetensors file; with one entry of metadata, because the order of several is left to chance."""
-    tensors = {"coords": field.coords.to("cpu", torch.int16), "values": field.values.cpu(), "sharp": sharp.cpu()}
-    return save(tensors, {"field": json.dumps({"resolution": field.resolution, "tau": field.tau})})
-
-
-def decode_field(data: bytes) -> tuple[SparseSDF, Tensor]:
-    """The field, and which of its points are near a sharp edge, bool [V]."""
-    tensors = load(data)
-    # Eight bytes hold the length of the header, which is JSON.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    about = json.loads(header["__metadata__"]["field"])
-    return SparseSDF(tensors["coords"].int(), tensors["values"], **about), tensors["sharp"]
 
 
 def depth_range(camera: Camera) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import shapes
 import torch
@@ -10,7 +9,7 @@ from small import MESHES, fields
 
 from models.data.isosurface import isosurface
 from models.sparse.tensor import SparseTensor
-from models.vae.batch import cropped, fields_of, inputs_of, targets_of
+from models.vae.batch import fields_of, inputs_of, targets_of
 from models.vae.config import FACTOR
 
 
@@ -68,31 +67,3 @@ def test_a_decoded_field_gives_the_surface_back() -> None:
         assert len(ours.faces) == len(theirs.faces)
         torch.testing.assert_close(ours.vertices, theirs.vertices, atol=1e-6, rtol=0)
     assert len(MESHES) == len(batch.fields)
-
-
-def test_a_crop_is_a_box_of_whole_latents_that_holds_something() -> None:
-    batch = fields()
-    field, sharp = batch.fields[1], batch.sharp[1]
-    generator = np.random.default_rng(0)
-    starts = set()
-    for _ in range(20):
-        part, edges = cropped(field, sharp, 16, generator)
-        low, high = part.coords.aminmax(dim=0)
-        start = (high // FACTOR - 1).clamp(min=0) * FACTOR
-        assert len(part.coords) > 0
-        assert bool((high // FACTOR - low // FACTOR <= 1).all())
-        inside = torch.isin(_flat(field.coords), _flat(part.coords))
-        assert torch.equal(field.values[inside], part.values)
-        assert torch.equal(sharp[inside], edges)
-        blocks = (field.coords // FACTOR).unique(dim=0)
-        whole = torch.isin(_flat(field.coords // FACTOR), _flat((part.coords // FACTOR).unique(dim=0)))
-        assert torch.equal(whole, inside), f"of {len(blocks)} latents one was cut"
-        starts.add(tuple(start.tolist()))
-    assert len(starts) > 1
-    assert cropped(field, sharp, 16, np.random.default_rng(1))[0].values.equal(
-        cropped(field, sharp, 16, np.random.default_rng(1))[0].values
-    )
-
-
-def _flat(coords: torch.Tensor) -> torch.Tensor:
-    return (coords[:, 0].long() * 64 + coords[:, 1]) * 64 + coords[:, 2]

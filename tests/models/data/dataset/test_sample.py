@@ -12,10 +12,8 @@ from models.data.cameras import orbit
 from models.data.dataset.geometry import FileMesh
 from models.data.dataset.sample import (
     Job,
-    decode_field,
     decode_view,
     depth_range,
-    encode_field,
     encode_view,
     prepare_sample,
     reason_of,
@@ -23,27 +21,13 @@ from models.data.dataset.sample import (
 from models.data.dataset.settings import Settings
 from models.data.dataset.sources import Asset
 from models.data.dataset.splits import Split
-from models.data.masks import sharp_voxels
 from models.data.mesh_file import MeshError
 from models.data.render import render
-from models.data.sdf import sparse_sdf
 from models.data.textured import load_textured
 
 
 def job(path: Path) -> Job:
     return Job(Asset("box", path.name, FileMesh(path), "box"), "digest", Split.train, "train-00000.tar")
-
-
-def test_a_field_survives_its_file(meshes: Path) -> None:
-    mesh = load_textured(meshes / "box.obj")
-    field = sparse_sdf(mesh.vertices, mesh.faces, 32)
-    sharp = sharp_voxels(field)
-    read, mask = decode_field(encode_field(field, sharp))
-    assert torch.equal(read.coords, field.coords)
-    assert torch.equal(read.values, field.values)
-    assert torch.equal(mask, sharp)
-    assert (read.resolution, read.tau) == (field.resolution, field.tau)
-    assert 0 < int(mask.sum()) < len(mask)
 
 
 def test_a_view_survives_its_images_but_for_rounding(meshes: Path) -> None:
