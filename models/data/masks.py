@@ -53,7 +53,8 @@ def sharp_voxels(field: SparseSDF, angle: float = math.radians(30)) -> Tensor:
 def extra_voxels(field: SparseSDF, factor: int = 8) -> tuple[Tensor, Tensor]:
     """Points off the band in the blocks of factor^3 points that hold a point of the band, with the truncated distance.
 
-    The side is that of the band points that steps through the block lead to.
+    The side is that of the band points that steps through the block lead to; where they lead to both sides alike, the
+    outside.
 
     Returns:
         coords, int32 [E, 3], sorted by x, then y, then z; values, fp32 [E], tau outside and -tau inside.
@@ -96,19 +97,28 @@ def extra_voxels(field: SparseSDF, factor: int = 8) -> tuple[Tensor, Tensor]:
 def _fill(dense: Tensor, held: Tensor, tau: float) -> Tensor:
     """[B, f^3]: the side of every place, times tau, off the band; spread from the band step by step."""
     band = held.view_as(dense)
-    while bool((unknown := dense == 0).logical_and_(~band).any()):
-        padded = torch.nn.functional.pad(dense, (1, 1, 1, 1, 1, 1))
-        inner = slice(1, -1)
-        around = (
-            padded[:, 2:, inner, inner]
-            + padded[:, :-2, inner, inner]
-            + padded[:, inner, 2:, inner]
-            + padded[:, inner, :-2, inner]
-            + padded[:, inner, inner, 2:]
-            + padded[:, inner, inner, :-2]
-        )
-        dense = torch.where(unknown, around.sign() * tau, dense)
-    return dense.flatten(1)
+    # Every step takes all places next to a known one, so that it ends: a sum of zero is a tie, and goes outside.
+    value, known = dense, band
+    while not bool(known.all()):
+        around, near = _sum_of_six(torch.stack([value, known.to(value.dtype)]))
+        reached = ~known & (near > 0)
+        value = torch.where(reached, torch.where(around < 0, -tau, tau), value)
+        known = known | reached
+    return value.flatten(1)
+
+
+def _sum_of_six(x: Tensor) -> Tensor:
+    """Of the neighbours along the last three axes, zero beyond the ends."""
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1, 1, 1))
+    inner = slice(1, -1)
+    return (
+        padded[..., 2:, inner, inner]
+        + padded[..., :-2, inner, inner]
+        + padded[..., inner, 2:, inner]
+        + padded[..., inner, :-2, inner]
+        + padded[..., inner, inner, 2:]
+        + padded[..., inner, inner, :-2]
+    )
 
 
 def _flat(coords: Tensor, side: int) -> Tensor:

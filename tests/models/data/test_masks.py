@@ -67,6 +67,15 @@ def test_extra_points_complete_the_blocks_with_the_right_sides(factor: int, tau:
     assert {*np.sign(values.tolist())} == {-1, 1}
 
 
+def test_a_point_between_both_sides_is_outside() -> None:
+    # Fields of thin parts do this: the sum of what is around the point in the middle stays zero.
+    ends = torch.tensor([[0, 0, 0], [6, 0, 0]], dtype=torch.int32)
+    coords, values = extra_voxels(SparseSDF(ends, torch.tensor([STEP, -STEP]), R, 2 * STEP))
+    assert len(coords) == 8**3 - 2
+    side = dict(zip(map(tuple, coords.tolist()), values.tolist(), strict=True))
+    assert {x: side[x, 0, 0] / (2 * STEP) for x in (1, 2, 3, 4, 5, 7)} == {1: 1, 2: 1, 3: 1, 4: -1, 5: -1, 7: -1}
+
+
 def test_an_empty_field_has_no_masks() -> None:
     field = SparseSDF(torch.empty(0, 3, dtype=torch.int32), torch.empty(0), R, 2 * STEP)
     assert len(sharp_voxels(field)) == 0
