@@ -11,6 +11,7 @@ from torch import Tensor
 from models.data.masks import extra_voxels
 from models.data.sdf import SparseSDF
 from models.sparse.tensor import SparseTensor
+from models.vae.closing import closed
 from models.vae.config import FACTOR
 
 
@@ -84,13 +85,14 @@ def _samples(fields: Sequence[SparseSDF]) -> Tensor:
 
 
 def fields_of(decoded: SparseTensor, resolution: int, tau: float) -> list[SparseSDF]:
-    """The decoded fields of a batch, with all points of the latents' blocks: around a crossing none is missing.
+    """The decoded fields of a batch, with all points of the latents' blocks, and made to close (`models.vae.closing`):
+    around a crossing none is missing.
 
     Args:
         decoded: values over tau, fp32 [N, 1].
     """
     found = []
-    for sample in decoded.split():
+    for sample in closed(decoded).split():
         coords, values = sample.coords[:, 1:], sample.feats[:, 0]
         order = ((coords[:, 0].long() * resolution + coords[:, 1]) * resolution + coords[:, 2]).argsort()
         found.append(SparseSDF(coords[order].contiguous(), values[order] * tau, resolution, tau))
