@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DeviceOption, VAEWeightsOption, resolve_device
+from cli.options import DEFAULT_VAE, DeviceOption, VAEWeightsOption, resolve_device
 from cli.output import progress_bar
 
 
 def encode(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Of `ssabench prepare`.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the latents.", show_default=False)],
-    weights: VAEWeightsOption,
+    weights: VAEWeightsOption = DEFAULT_VAE,
     resolution: Annotated[int, typer.Option(help="Of the fields to encode.")] = 512,
     device: DeviceOption = None,
 ) -> None:
@@ -24,6 +24,7 @@ def encode(
     it keeps the shards that are whole.
 
     \b
+    ssabench encode data/furniture data/furniture-latents
     ssabench encode data/furniture data/furniture-latents --weights runs/vae/checkpoints/step-00020000.safetensors
     """
     import torch

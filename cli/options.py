@@ -16,8 +16,12 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.", show_default=False),
 ]
-VAE_WEIGHTS = "Of an SS-VAE: a checkpoint of `ssabench train vae`, a file of weights, or the published state dict."
-VAEWeightsOption = Annotated[Path, typer.Option("--weights", help=VAE_WEIGHTS, show_default=False)]
+VAE_WEIGHTS = (
+    "Of an SS-VAE: small, which comes with this package, a checkpoint of `ssabench train vae`, a file of weights, or "
+    "the published state dict."
+)
+VAEWeightsOption = Annotated[Path, typer.Option("--weights", help=VAE_WEIGHTS)]
+DEFAULT_VAE = Path("small")
 TowerWeightsOption = Annotated[
     Path | None,
     typer.Option(

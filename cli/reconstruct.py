@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DeviceOption, VAEWeightsOption, resolve_device
+from cli.options import DEFAULT_VAE, DeviceOption, VAEWeightsOption, resolve_device
 from cli.output import console, progress_bar
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def reconstruct(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Mesh to write: glb, obj, off, ply or stl.", show_default=False)
     ],
-    weights: VAEWeightsOption,
+    weights: VAEWeightsOption = DEFAULT_VAE,
     resolution: Annotated[int, typer.Option(help="Of the field, a multiple of 8.")] = 512,
     max_latents: Annotated[
         int, typer.Option(help="Decoded at once: fewer need less memory, and more time.", min=1)
@@ -37,7 +37,8 @@ def reconstruct(
     of the same name, a JPEG, shows original, result and the result's error on its surface.
 
     \b
-    ssabench reconstruct chair.obj --weights vae.safetensors --resolution 1024 -o chair.glb
+    ssabench reconstruct chair.obj --resolution 1024 -o chair.glb
+    ssabench reconstruct chair.obj --weights runs/vae/checkpoints/step-00020000.safetensors -o chair.glb
     """
     import torch
 

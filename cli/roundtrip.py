@@ -45,7 +45,7 @@ def roundtrip(
     \b
     ssabench roundtrip chair.obj lamp.glb --resolution 256 --out out/roundtrip
     ssabench roundtrip meshes --resolution 256,512,1024 --device cuda --out out/roundtrip
-    ssabench roundtrip meshes --vae vae.safetensors --device cuda --out out/vae
+    ssabench roundtrip meshes --vae small --device cuda --out out/vae
     """
     from eval.job import Job, RoundTrip
     from eval.matching import find_meshes

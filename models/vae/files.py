@@ -17,6 +17,9 @@ from models.training.checkpoint import CheckpointError, read_checkpoint
 from models.vae.config import VAEConfig
 from models.vae.model import SparseVAE
 
+# Models that come with the package, by name; models/vae/weights/README.md says how they were trained.
+SHIPPED = {"small": Path(__file__).with_name("weights") / "small.safetensors"}
+
 _KEY = "encoder.input_layer1.weight"
 
 
@@ -31,14 +34,17 @@ def save_vae(path: Path, vae: SparseVAE, dtype: torch.dtype = torch.float32) -> 
 
 
 def load_vae(path: Path) -> SparseVAE:
-    """In fp32 on the CPU, in eval mode: a file of `save_vae`, a checkpoint of a training run (its averaged weights), or
-    the published state dict (.ckpt, .pt, .pth or .safetensors, however nested).
+    """In fp32 on the CPU, in eval mode: a model of the package by its name (`SHIPPED`), a file of `save_vae`, a
+    checkpoint of a training run (its averaged weights), or the published state dict (.ckpt, .pt, .pth or .safetensors,
+    however nested).
 
     Raises:
         WeightsError: another file, or weights that do not fit the configuration they came with.
     """
+    path = SHIPPED.get(str(path), path)
     if not path.is_file():
-        raise WeightsError(f"weights {path} are no file")
+        names = ", ".join(SHIPPED)
+        raise WeightsError(f"weights {path} are no file, nor the name of a model that comes with the package: {names}")
     config, tensors = _safetensors(path) if path.suffix == ".safetensors" else (None, _pickled(path))
     vae = SparseVAE(VAEConfig() if config is None else config)
     _require_fit(path, tensors, vae.state_dict())

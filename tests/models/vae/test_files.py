@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import shapes
 import torch
 from safetensors.torch import save_file
 from small import CONFIG, random_vae
 
+from models.data.sdf import sparse_sdf
 from models.vae.config import VAEConfig
-from models.vae.files import WeightsError, load_vae, save_vae
+from models.vae.files import SHIPPED, WeightsError, load_vae, save_vae
 from models.vae.model import SparseVAE
+from models.vae.reconstruction import reconstruct
 
 LAYOUT = json.loads((Path(__file__).parent / "published_layout.json").read_text())
 
@@ -42,6 +46,25 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     torch.testing.assert_close(
         load_vae(tmp_path / "half.safetensors").state_dict(), vae.state_dict(), atol=1e-3, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_models_of_the_package_are_found_by_name(name: str) -> None:
+    assert SHIPPED[name].stat().st_size < 20e6
+    vae = load_vae(Path(name))
+    assert sum(x.numel() for x in vae.parameters()) == 9_485_297
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_models_of_the_package_reconstruct_what_they_have_not_seen(name: str) -> None:
+    turn, extents, resolution = shapes.rotation(1), (1.0, 0.8, 0.6), 128
+    field = sparse_sdf(*shapes.moved(shapes.box(*extents), turn), resolution)
+    surface, _ = reconstruct(load_vae(Path(name)), field)
+    edges = surface.faces[:, [[0, 1], [1, 2], [2, 0]]].flatten(0, 1).sort(dim=1).values
+    assert bool((edges.unique(dim=0, return_counts=True)[1] == 2).all())  # watertight
+    distance = np.abs(shapes.box_distance(surface.vertices.numpy() @ turn, *extents))
+    assert distance.mean() < 0.2 * (2 / resolution)
 
 
 @pytest.mark.slow
