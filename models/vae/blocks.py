@@ -13,7 +13,7 @@ from models.sparse.convolution import SparseConv3d
 from models.sparse.norm import SparseGroupNorm, SparseLayerNorm
 from models.sparse.pooling import mean_pool, subdivide
 from models.sparse.tensor import SparseTensor
-from models.vae.config import VAEConfig
+from models.vae.config import FACTOR, VAEConfig
 
 _EPSILON = 1e-6
 _LONGEST_WAVE = 10_000.0
@@ -45,6 +45,18 @@ def position_embedding(coords: Tensor, channels: int) -> Tensor:
     angle = coords.float()[:, :, None] * frequency  # [N, 3, waves]
     embedded = torch.cat([angle.sin(), angle.cos()], 2).flatten(1)
     return nn.functional.pad(embedded, (0, channels - embedded.shape[1]))
+
+
+class BlockPosition(nn.Module):
+    """Adds what is learned for x, for y and for z within a latent's block of 8^3 points."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, FACTOR, channels) / math.sqrt(3))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        place = nn.functional.one_hot(x.coords[:, 1:].long() % FACTOR, FACTOR)  # [N, 3, 8]
+        return x.replace(x.feats + place.to(x.dtype).flatten(1) @ self.weight.to(x.dtype).flatten(0, 1))
 
 
 class FeedForward(nn.Module):

@@ -23,6 +23,9 @@ class VAEConfig(Settings):
     blocks: int = Field(default=4, ge=0)  # of attention, in the encoder and in the decoder
     head_channels: int = Field(default=64, ge=16)
     window: int = Field(default=8, ge=2)  # latents along a side; every second block is shifted by half of it
+    # Tells the encoder where in its latent's block a point is. The published model does not: means over the voxels that
+    # are there forget it, and a plane in the lower half of its blocks has the very latents of one in the upper half.
+    block_positions: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> VAEConfig:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.sparse.convolution import SparseConv3d
 from models.sparse.norm import SparseLayerNorm
 from models.sparse.tensor import SparseTensor
-from models.vae.blocks import DownBlock, Runner, SparseLinear, SubdivideBlock, Transformer
+from models.vae.blocks import BlockPosition, DownBlock, Runner, SparseLinear, SubdivideBlock, Transformer
 from models.vae.config import VAEConfig
 
 # Of the logarithm of the variance: beyond it the exponential means nothing in half precision.
@@ -41,6 +41,7 @@ class Encoder(Transformer):
         super().__init__(config.channels, config)
         c = config.channels
         self.input_layer1 = SparseLinear(1, c // 16)
+        self.block_position = BlockPosition(c // 16) if config.block_positions else None
         sizes = [(c // 16, c // 8), (c // 8, c // 4), (c // 4, c)]
         self.downsample = nn.ModuleList(DownBlock(*size) for size in sizes)
         self.norm = SparseLayerNorm(c, elementwise_affine=False)
@@ -48,6 +49,8 @@ class Encoder(Transformer):
 
     def forward(self, x: SparseTensor, run: Runner) -> Posterior:
         x = self.input_layer1(x)
+        if self.block_position is not None:
+            x = self.block_position(x)
         for block in self.downsample:
             x = run(block, x)
         x = self.out_layer(self.norm(self.transform(x, run)))

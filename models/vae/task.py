@@ -141,7 +141,13 @@ class VAETask:
 
 
 def _begun(init: Path, config: VAEConfig) -> SparseVAE:
+    """With the given weights; block positions that these do not have begin at zero, and change nothing at first."""
     vae = load_vae(init)
+    if config.block_positions and not vae.config.block_positions:
+        plain, vae = vae, SparseVAE(vae.config.model_copy(update={"block_positions": True}))
+        missing = vae.load_state_dict(plain.state_dict(), strict=False).missing_keys
+        for name in missing:
+            nn.init.zeros_(vae.get_parameter(name))
     for name, wanted in config:
         if (held := getattr(vae.config, name)) != wanted:
             raise WeightsError(f"weights {init} are of another model: {name} is {held} there, {wanted} in [model]")

@@ -150,6 +150,13 @@ def test_a_new_run_begins_with_weights_of_another(tmp_path: Path, data: Path) ->
         torch.testing.assert_close(groups["model"][name], tensor)
         torch.testing.assert_close(groups["ema"][name], tensor)
 
+    # Positions in blocks may be added to a model that has none: at zero.
+    config.write_text(slow.replace("window = 4", "window = 4\nblock_positions = true"))
+    run("train", "vae", config, "--init", weights, "--out", tmp_path / "told")
+    groups = read_checkpoint(checkpoint_path(tmp_path / "told", 1)).groups
+    torch.testing.assert_close({name: groups["ema"][name] for name in vae.state_dict()}, dict(vae.state_dict()))
+    assert float(groups["ema"]["encoder.block_position.weight"].abs().max()) < 1e-9
+
     config.write_text(slow.replace("window = 4", "window = 8"))
     result = CliRunner().invoke(
         app, ["train", "vae", str(config), "--init", str(weights), "--out", str(tmp_path / "b")]

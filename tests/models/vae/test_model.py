@@ -80,6 +80,21 @@ def test_a_new_model_passes_signals_on() -> None:
     assert 0.03 < float(decoded.feats.std()) < 0.9  # neither vanished nor saturated
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_planes_half_a_block_apart_need_positions_to_be_told_apart(told: bool) -> None:
+    # Why `block_positions` is there: without them two fields have the very same latents.
+    vae = random_vae(CONFIG.model_copy(update={"block_positions": told}))
+    side, tau = torch.arange(32), 4 / 32
+    means = []
+    for low in (8, 12):  # the lower and the upper half of one layer of blocks
+        coords = torch.cartesian_prod(side, torch.arange(low, low + 4), side).int()
+        values = (coords[:, 1] - (low + 1.5)) * (2 / 32)
+        means.append(vae.encode(inputs_of([SparseSDF(coords, values, 32, tau)])).mean)
+    assert torch.equal(means[0].coords, means[1].coords)
+    difference = float((means[0].feats - means[1].feats).detach().abs().max())
+    assert difference > 0.01 if told else difference < 1e-5
+
+
 @pytest.mark.slow
 def test_it_learns_a_field_by_heart() -> None:
     batch = fields(meshes=MESHES[1:])
