@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class StoredField:
         DatasetError: the file ends too early; also of the methods.
     """
 
-    def __init__(self, file: BinaryIO, start: int = 0) -> None:
+    def __init__(self, file: BufferedIOBase, start: int = 0) -> None:
         self._file = file
         # Eight bytes hold the length of the header, which is JSON; offsets in it count from its end.
         length = int(self._array(start, 1, np.dtype("<u8"))[0])
@@ -93,6 +94,6 @@ class StoredField:
     def _array(self, place: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         self._file.seek(place)
         found = np.empty(count, dtype)
-        if self._file.readinto(found.view("u1")) != found.nbytes:  # type: ignore[attr-defined]  # of what open() gives
+        if self._file.readinto(found.view("u1").data) != found.nbytes:
             raise DatasetError(f"{getattr(self._file, 'name', 'the field')} ends before its field does")
         return found
