@@ -176,6 +176,7 @@ def _selected_forward(
     for part in range(segments.parts):
         o_part, lse_part = segment_forward(q, k, v, segments, scale, part)
         merge_slots(o_part, lse_part, block_indices, segments.token_range(part, q.shape[0]), o, lse, branches)
+        del o_part, lse_part  # before the next part's
     return o, lse
 
 
@@ -238,6 +239,7 @@ def _selected_dq(
     for part in range(segments.parts):
         dq_part = segment_dq(do, q, k, v, terms, segments, scale, part)
         sum_slots(dq_part, block_indices, segments.token_range(part, q.shape[0]), dq, dq_win)
+        del dq_part  # before the next part's
 
 
 @_segment_attention_backward.register_fake

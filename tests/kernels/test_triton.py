@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ import kernels
 from kernels import BlockLayout, reference
 from kernels import segments as segment_lists
 from kernels.testing import Inputs, compare, compare_ssa, random_layout, selection_errors
-from kernels.triton import configs
+from kernels.triton import configs, ops
 from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,6 +112,31 @@ def test_the_selected_branch_in_several_parts(
     monkeypatch.setattr(segment_lists, "_PART_BYTES", part_tokens * 2 * 4 * 16 * inputs.q.element_size())
     assert segment_lists.selection_parts(inputs.q, 2) == parts
     check(layout, inputs, topk=2)
+
+
+@pytest.mark.parametrize("name", ["segment_forward", "segment_dq"])
+def test_only_one_part_has_partial_results_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = random_layout([30], device=DEVICE)
+    x = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE)
+    monkeypatch.setattr(segment_lists, "_PART_BYTES", 10 * 2 * 2 * 16 * x.q.element_size())
+    compute = getattr(ops, name)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    parts: list[int] = []
+
+    def watched(*arguments: Any) -> Any:
+        result = compute(*arguments)
+        if isinstance(arguments[-1], int):  # of a part, not of all tokens as the other branches are computed
+            assert [ref() for ref in alive] == [None] * len(alive)
+            parts.append(arguments[-1])
+            alive.extend(weakref.ref(tensor) for tensor in (result if isinstance(result, tuple) else (result,)))
+        return result
+
+    monkeypatch.setattr(ops, name, watched)
+    q = x.q.requires_grad_()
+    o = kernels.spatial_sparse_attention(*x.tensors(), layout, topk=2, impl="triton")
+    o.backward(torch.ones_like(o))
+    assert parts == [0, 1, 2]
+    assert q.grad is not None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
