@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 # Bytes of partial results alive at once. The fewer parts, the longer each block's list of queries and the less of a
-# program's work is waiting for keys. 131,072 tokens of 16 x 64 heads go in three parts, which with all else that forward
-# and backward hold stay below 3 GB.
+# program's time goes by waiting for keys. 131,072 tokens of 16 x 64 heads go in three parts; with two, forward and
+# backward together would take more than 3 GB.
 _PART_BYTES = 720 * 2**20
 
 
