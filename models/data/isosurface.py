@@ -18,6 +18,9 @@ from models.data.octree import find
 from models.data.sdf import SparseSDF
 from models.data.stencil import gradient, stencil_keys
 
+# How near a crossing comes to the ends of its edge, in a cube of side 2: eight times what single precision tells apart.
+_LEAST = 2.0**-21
+
 # Corner i of a cell lies at (i >> 2, i >> 1 & 1, i & 1). An edge joins the corners that differ in one of these.
 _EDGES = [(i, i | bit) for bit in (4, 2, 1) for i in range(8) if not i & bit]
 
@@ -64,9 +67,10 @@ def isosurface(field: SparseSDF) -> Surface:
     faces = faces.view(-1, 3)
     start, end = name // 3, torch.empty_like(name)
     end[faces.reshape(-1)] = high.reshape(-1)
-    # Equal crossings of one grid point with a value of zero make triangles of no area; they keep the surface closed.
     value = field.values[torch.stack([start, end])]
-    t = value[0] / (value[0] - value[1])
+    # Not at a grid point, where the crossings of several edges would be one point and the surface pinched there.
+    least = _LEAST * field.resolution / 2
+    t = (value[0] / (value[0] - value[1])).clamp(least, 1 - least)
     normals = torch.lerp(gradient(field, keys, start, strides), gradient(field, keys, end, strides), t[:, None])
     points = torch.lerp(field.coords[start].float(), field.coords[end].float(), t[:, None])
     return Surface(points * (2 / field.resolution) - 1, faces, torch.nn.functional.normalize(normals, dim=1))

@@ -85,6 +85,16 @@ def test_any_field_closes(seed: int) -> None:
     assert {(b, a) for a, b in edges} == set(edges)
 
 
+def test_values_of_zero_do_not_pinch_the_surface() -> None:
+    """Programs that read the mesh take vertices at equal positions for one."""
+    values = torch.ones(9, 9, 9)
+    values[1:-1, 1:-1, 1:-1] = torch.randn(7, 7, 7, generator=torch.Generator().manual_seed(0))
+    values[values.abs() < 0.5] = 0
+    small = field_from(values)
+    vertices = isosurface(SparseSDF(small.coords + 1011, small.values, 1024, small.tau)).vertices
+    assert len(vertices.unique(dim=0)) == len(vertices) > 400
+
+
 def test_each_of_the_256_cells_closes_in_a_field_that_is_outside_around_it() -> None:
     for inside in itertools.product((False, True), repeat=8):
         values = torch.ones(4, 4, 4)
