@@ -24,7 +24,7 @@ _NO_BLOCK = tl.constexpr(2**30)
 
 @triton.jit
 def _store_probabilities(
-    q_tile,  # [BLOCK_D, BLOCK_M]
+    q_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     row_lse,  # fp32 [BLOCK_M], base 2
     scores,  # where the tile's first token and first key go
@@ -36,7 +36,7 @@ def _store_probabilities(
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    logits = tl.dot(k_tile, q_tile, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+    logits = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
     p = tl.exp2(logits * scale_log2 - row_lse[None, :])
     PAIR: tl.constexpr = 2 if BLOCK_G > 1 else 1
     p = tl.reshape(p, [BLOCK_N, BLOCK_G // PAIR, TOKENS, PAIR])
@@ -81,8 +81,7 @@ def _block_scores_kernel(
     base = tl.cast(first, tl.int64) * (KV_HEADS * G) + kv_head * G
     offsets = position * (KV_HEADS * G) + head
     mask = (head < G) & (first + position < last)
-    # Transposed here: a product takes it from shared memory, where it then stays.
-    q_tile = tl.trans(load_rows(q, base, offsets, mask, True, D, BLOCK_D))  # [BLOCK_D, BLOCK_M]
+    q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf")) * LOG2E
     scale_log2 = scale * LOG2E
 
