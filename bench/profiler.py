@@ -360,14 +360,14 @@ def kernel_flops(provider: Provider, problem: Problem, stage: Stage) -> dict[str
         return {}
     costs: dict[Stage, Costs] = ssa_costs(problem.layout, block_indices(problem, "triton"), problem.shape)
     if stage == "select":
-        return {"_block_scores_kernel": costs["select"]["fwd"].flops}
+        return {"_select_blocks_kernel": costs["select"]["fwd"].flops}
     attended: Sequence[Stage] = ("cmp", "slc", "win") if stage == "total" else (stage,)
     product = sum(costs[branch]["fwd"].flops for branch in attended) / 2
     return {
         "_segment_forward_kernel": 2 * product,
         "_segment_dq_kernel": 3 * product,
         "_segment_dkv_kernel": 4 * product,
-        "_block_scores_kernel": costs["select"]["fwd"].flops,
+        "_select_blocks_kernel": costs["select"]["fwd"].flops,
     }
 
 

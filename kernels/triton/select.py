@@ -1,11 +1,14 @@
 """Block scores and top-k: which selection blocks each token attends to.
 
-The compressed probabilities are recomputed from q, k_cmp and the saved LSE, summed over the group on chip, and written
-for a chunk of tokens at a time, so memory does not grow with N x M. A second kernel adds up each selection block's
-compression blocks in a fixed order and keeps the best.
+The compressed probabilities are recomputed from q, k_cmp and the saved LSE and summed over the group on chip. A program
+writes those of its tokens to a workspace, adds up each selection block's compression blocks in a fixed order and keeps
+the best: while one program waits for scores, others on the same multiprocessor compute exponentials. The workspace
+holds a chunk of the tokens, so memory does not grow with N x M.
 """
 
 from __future__ import annotations
+
+import re
 
 import torch
 import triton
@@ -16,10 +19,16 @@ from kernels.triton.configs import padded, tile_config
 from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, tile_list
 
 # Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
-_SCORE_WORKSPACE = 512 * 2**20
+_SCORE_WORKSPACE = 2**30
 
-# Marks a place among the best that no block has taken: above every block id.
+# Where no block is left: above every block id.
 _NO_BLOCK = tl.constexpr(2**30)
+# A token's selection blocks are dealt out to so many groups, one for each lane of a warp.
+_GROUPS = tl.constexpr(32)
+# Tiles of groups and tokens, [GROUPS, TOKENS] or [TOKENS, GROUPS]: the compiler should give each token a warp. Where
+# addresses tell it nothing, Triton 3.6 has neighbouring lanes follow the first dimension, 3.7 to 3.9 the last; the
+# other way round every sum of compression blocks and every maximum exchanges numbers between warps.
+_GROUP_AXIS = 0 if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) < (3, 7) else 1
 
 
 @triton.jit
@@ -45,30 +54,136 @@ def _store_probabilities(
     tl.store(scores + offsets, by_token, mask=mask)
 
 
-@triton.jit(do_not_specialize=["first_tile", "chunk_rows", "num_cmp"])
-def _block_scores_kernel(
+@triton.jit
+def _along_groups(x, GROUP_AXIS: tl.constexpr):
+    return x[:, None] if GROUP_AXIS == 0 else x[None, :]
+
+
+@triton.jit
+def _along_tokens(x, GROUP_AXIS: tl.constexpr):
+    return x[None, :] if GROUP_AXIS == 0 else x[:, None]
+
+
+@triton.jit
+def _selection_scores(scores, selection_compression, block, mask, NESTED: tl.constexpr):
+    """Scores of selection blocks: their compression blocks added up in order; -1 where masked.
+
+    scores: pointers to the tokens' rows. They, block and mask broadcast to a tile of groups and tokens.
+    """
+    if NESTED == 1:  # then selection and compression blocks are the same
+        return tl.load(scores + block, mask=mask, other=-1.0)
+    begin = tl.load(selection_compression + block, mask=mask, other=0)
+    end = tl.load(selection_compression + block + 1, mask=mask, other=0)
+    places = scores + begin
+    length = tl.broadcast_to(end - begin, places.shape)
+    score = tl.zeros(places.shape, tl.float32)
+    for inner in tl.static_range(NESTED):
+        score += tl.load(places + inner, mask=inner < length, other=0.0)
+    return tl.where(mask, score, -1.0)
+
+
+@triton.jit
+def _better(score, block, best_score, best_block):
+    """The better of two blocks; the best one where they are equal."""
+    better = score > best_score
+    return tl.where(better, score, best_score), tl.where(better, block, best_block)
+
+
+@triton.jit
+def _best(score, block, GROUP_AXIS: tl.constexpr):
+    """Highest score along the groups and the lowest block that has it."""
+    best = tl.max(score, GROUP_AXIS, keep_dims=True)
+    return best, tl.min(tl.where(score == best, block, _NO_BLOCK), GROUP_AXIS, keep_dims=True)
+
+
+@triton.jit
+def _store_best_blocks(
+    scores,  # pointers to the tokens' rows of the workspace, along the tokens
+    out,  # int32 pointers to the tokens' rows of the result, along the tokens
+    token_mask,  # along the tokens
+    first_block,
+    last_block,  # of the sample's selection blocks
+    selection_compression,
+    TOPK: tl.constexpr,
+    NESTED: tl.constexpr,  # most compression blocks in a selection block
+    TOKENS: tl.constexpr,
+    GROUP_AXIS: tl.constexpr,
+):
+    """The TOPK best selection blocks of each token, best first, ties to the lower id, padded with -1.
+
+    Of each group of blocks the best is kept. The best of those is taken, and its group alone read again: taking a block
+    costs a group, not a row.
+    """
+    lane = _along_groups(tl.arange(0, _GROUPS), GROUP_AXIS)
+    nothing = tl.broadcast_to(token_mask & (lane < 0), [_GROUPS, TOKENS] if GROUP_AXIS == 0 else [TOKENS, _GROUPS])
+    best_score = nothing.to(tl.float32) - 1.0
+    best_block = nothing.to(tl.int32) + _NO_BLOCK
+    for start in range(first_block, last_block, 2 * _GROUPS):
+        # Two blocks of each group together: their loads overlap and share a barrier.
+        block = start + lane
+        mask = (block < last_block) & token_mask
+        next_block = block + _GROUPS
+        next_mask = (next_block < last_block) & token_mask
+        score = _selection_scores(scores, selection_compression, block, mask, NESTED)
+        next_score = _selection_scores(scores, selection_compression, next_block, next_mask, NESTED)
+        if NESTED > 1:
+            # Kept for reading again. A block has a compression block at least, so its own place never comes after
+            # those of its compression blocks: what later iterations read is not written over.
+            tl.debug_barrier()
+            tl.store(scores + block, score, mask=mask)
+            tl.store(scores + next_block, next_score, mask=next_mask)
+        best_score, best_block = _better(score, block, best_score, best_block)
+        best_score, best_block = _better(next_score, next_block, best_score, best_block)
+    if NESTED > 1:
+        tl.debug_barrier()
+
+    for rank in range(TOPK):
+        found, taken = _best(best_score, best_block, GROUP_AXIS)
+        tl.store(out + rank, tl.where(found < 0, -1, taken), mask=token_mask)
+        if rank + 1 < TOPK:
+            # What the group has left: blocks are taken in order, so it comes after the one just taken.
+            group = (taken - first_block) % _GROUPS
+            left_score = nothing.to(tl.float32) - 1.0
+            left_block = nothing.to(tl.int32) + _NO_BLOCK
+            for start in range(first_block, last_block, _GROUPS * _GROUPS):
+                block = start + group + lane * _GROUPS
+                score = tl.load(scores + block, mask=(block < last_block) & token_mask, other=-1.0)
+                score = tl.where((score < found) | ((score == found) & (block > taken)), score, -1.0)
+                left_score, left_block = _better(score, block, left_score, left_block)
+            left_score, left_block = _best(left_score, left_block, GROUP_AXIS)
+            best_score = tl.where(lane == group, left_score, best_score)
+            best_block = tl.where(lane == group, left_block, best_block)
+
+
+@triton.jit(do_not_specialize=["first_tile", "num_cmp", "num_tokens"])
+def _select_blocks_kernel(
     q,  # [N, H, D]
     k_cmp,  # [M_cmp, Hkv, D]
     lse,  # fp32 [N, H], natural
-    scores,  # fp32 [Hkv, chunk_rows, M_cmp]
+    scores,  # fp32 [Hkv, tiles of a launch, TOKENS, M_cmp]
+    block_indices,  # int32 [Hkv, N, TOPK]
+    cu_selection,  # int32 [B + 1]
+    selection_compression,  # int32 [M_slc + 1]
     tiles,  # int32 [tiles, TILE_FIELDS]: of the tokens of each sample
     first_tile,
-    chunk_rows,
     num_cmp,
+    num_tokens,
     scale,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
     PRECISION: tl.constexpr,
+    TOPK: tl.constexpr,
+    NESTED: tl.constexpr,
+    GROUP_AXIS: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Compressed probability of each (token, compression block), summed over the heads of the group."""
-    local_tile = tl.program_id(0)
+    """Compressed probability of each (token, compression block), summed over the heads of the group; then top-k."""
     kv_head = tl.program_id(1)
-    sample, first, last, key_first, key_last = load_tile(tiles, first_tile + local_tile)
+    sample, first, last, key_first, key_last = load_tile(tiles, first_tile + tl.program_id(0))
     if sample < 0:
         return
     TOKENS: tl.constexpr = BLOCK_M // BLOCK_G
@@ -87,106 +202,34 @@ def _block_scores_kernel(
 
     full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
     # Rows past the sample's last token are written too: nobody reads them.
-    scores += (kv_head.to(tl.int64) * chunk_rows + local_tile * TOKENS) * num_cmp
+    scores += (kv_head.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * TOKENS * num_cmp
+    place = scores + key_first
     for start in range(key_first, full_last, BLOCK_N):
         k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, False, KV_HEADS, BLOCK_N)
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
         _store_probabilities(
-            q_tile, k_tile, row_lse, scores + start, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
+            q_tile, k_tile, row_lse, place, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
         )
+        place += BLOCK_N
     if full_last < key_last:
         k_base, k_offsets, key_mask = key_rows(
             full_last, key_last, kv_head, None, True, False, False, KV_HEADS, BLOCK_N
         )
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
-        scores += full_last
         _store_probabilities(
-            q_tile, k_tile, row_lse, scores, num_cmp, scale_log2, key_mask, PRECISION, TOKENS, BLOCK_G, BLOCK_N
+            q_tile, k_tile, row_lse, place, num_cmp, scale_log2, key_mask, PRECISION, TOKENS, BLOCK_G, BLOCK_N
         )
 
-
-@triton.jit
-def _selection_scores(row_scores, selection_compression, block, mask, NESTED: tl.constexpr):
-    """Scores of selection blocks: their compression blocks added up in order; -1 where masked."""
-    begin = tl.load(selection_compression + block, mask=mask, other=0)
-    end = tl.load(selection_compression + block + 1, mask=mask, other=0)
-    score = tl.zeros(block.shape, tl.float32)
-    for inner in range(NESTED):
-        score += tl.load(row_scores + begin + inner, mask=begin + inner < end, other=0.0)
-    return tl.where(mask, score, -1.0)
-
-
-@triton.jit(do_not_specialize=["first_tile", "chunk_rows", "num_cmp", "num_tokens"])
-def _top_blocks_kernel(
-    scores,  # fp32 [Hkv, chunk_rows, M_cmp]
-    block_indices,  # int32 [Hkv, N, TOPK]
-    cu_selection,  # int32 [B + 1]
-    selection_compression,  # int32 [M_slc + 1]
-    tiles,  # int32 [tiles, TILE_FIELDS]: of the tokens of each sample
-    first_tile,
-    chunk_rows,
-    num_cmp,
-    num_tokens,
-    TOPK: tl.constexpr,
-    NESTED: tl.constexpr,  # most compression blocks in a selection block
-    TOKENS: tl.constexpr,  # tokens a tile
-    BLOCK_K: tl.constexpr,
-    GROUPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """The TOPK best selection blocks of one token, best first, ties to the lower id, padded with -1.
-
-    Blocks are dealt out to groups, and of each group only the best is kept. The best of those is taken, and its group
-    alone read again: taking a block costs a group, not a row.
-    """
-    local_row = tl.program_id(0)
-    kv_head = tl.program_id(1)
-    sample, first_token, end, _, _ = load_tile(tiles, first_tile + local_row // TOKENS)
-    token = first_token + local_row % TOKENS
-    if (sample < 0) | (token >= end):
-        return
-    scores += (kv_head.to(tl.int64) * chunk_rows + local_row) * num_cmp
-
-    group = tl.arange(0, GROUPS)
-    member = tl.arange(0, WIDTH)
-    rank = tl.arange(0, BLOCK_K)
-    best_score = tl.full([BLOCK_K], -1.0, tl.float32)
-    best_block = _NO_BLOCK + rank
-    last = tl.load(cu_selection + sample + 1)
-    for start in range(tl.load(cu_selection + sample), last, WIDTH * GROUPS):
-        blocks = start + tl.arange(0, WIDTH * GROUPS)
-        row = _selection_scores(scores, selection_compression, blocks, blocks < last, NESTED)
-        row = tl.reshape(row, [WIDTH, GROUPS])
-        group_score = tl.max(row, 0)
-        blocks = tl.reshape(blocks, [WIDTH, GROUPS])
-        group_block = tl.min(tl.where(row == group_score[None, :], blocks, _NO_BLOCK), 0)
-        found = tl.max(group_score, 0)
-        worst = tl.min(best_score, 0)
-        while found > worst:
-            taken = tl.min(tl.where(group_score == found, group_block, _NO_BLOCK), 0)
-            # Among equals the highest id gives way.
-            replaced = best_block == tl.max(tl.where(best_score == worst, best_block, -1), 0)
-            best_score = tl.where(replaced, found, best_score)
-            best_block = tl.where(replaced, taken, best_block)
-            # What the group has left: blocks are taken in order, so it comes after the one just taken.
-            members = start + (taken - start) % GROUPS + member * GROUPS
-            score = _selection_scores(scores, selection_compression, members, members < last, NESTED)
-            score = tl.where((score < found) | ((score == found) & (members > taken)), score, -1.0)
-            next_score = tl.max(score, 0)
-            next_block = tl.min(tl.where(score == next_score, members, _NO_BLOCK), 0)
-            changed = group == (taken - start) % GROUPS
-            group_score = tl.where(changed, next_score, group_score)
-            group_block = tl.where(changed, next_block, group_block)
-            found = tl.max(group_score, 0)
-            worst = tl.min(best_score, 0)
-
-    out = block_indices + (kv_head.to(tl.int64) * num_tokens + token) * TOPK
-    for position in range(TOPK):
-        score = tl.max(best_score, 0)
-        block = tl.min(tl.where(best_score == score, best_block, 2 * _NO_BLOCK - 1), 0)
-        tl.store(out + position, tl.where(score < 0, -1, block))
-        best_score = tl.where(best_block == block, -2.0, best_score)
+    tl.debug_barrier()  # any thread of the program may read what another has written
+    position = _along_tokens(tl.arange(0, TOKENS), GROUP_AXIS)
+    out = block_indices + (kv_head.to(tl.int64) * num_tokens + first + position) * TOPK
+    first_block = tl.load(cu_selection + sample)
+    last_block = tl.load(cu_selection + sample + 1)
+    _store_best_blocks(
+        *(scores + position * num_cmp, out, first + position < last, first_block, last_block, selection_compression),
+        *(TOPK, NESTED, TOKENS, GROUP_AXIS),
+    )
 
 
 def select_blocks(
@@ -213,31 +256,23 @@ def select_blocks(
     tiles = tile_list(cu_seqlens[None], cu_compression, tokens, num_tokens)
     num_tiles = tiles.shape[1]
     chunk_tiles = min(num_tiles, max(1, _SCORE_WORKSPACE // (4 * kv_heads * num_cmp * tokens)))
-    scores = torch.empty(kv_heads, chunk_tiles * tokens, num_cmp, dtype=torch.float32, device=q.device)
+    scores = torch.empty(kv_heads, chunk_tiles, tokens, num_cmp, dtype=torch.float32, device=q.device)
     for first_tile in range(0, num_tiles, chunk_tiles):
-        launched = min(chunk_tiles, num_tiles - first_tile)
-        _block_scores_kernel[(launched, kv_heads)](
-            *(q, k_cmp, lse, scores, tiles, first_tile, chunk_tiles * tokens, num_cmp, scale),
+        _select_blocks_kernel[(min(chunk_tiles, num_tiles - first_tile), kv_heads)](
+            *(q, k_cmp, lse, scores, block_indices, cu_selection, selection_compression, tiles),
+            *(first_tile, num_cmp, num_tokens, scale),
             KV_HEADS=kv_heads,
             G=heads // kv_heads,
             D=head_dim,
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+            TOPK=topk,
+            NESTED=nested,
+            GROUP_AXIS=_GROUP_AXIS,
             BLOCK_G=block_g,
             BLOCK_D=padded(head_dim),
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
-        )
-        _top_blocks_kernel[(launched * tokens, kv_heads)](
-            *(scores, block_indices, cu_selection, selection_compression, tiles),
-            *(first_tile, chunk_tiles * tokens, num_cmp, num_tokens),
-            TOPK=topk,
-            NESTED=nested,
-            TOKENS=tokens,
-            BLOCK_K=padded(topk),
-            GROUPS=32,
-            WIDTH=8,
-            num_warps=1,
         )
     return block_indices

@@ -89,8 +89,8 @@ def test_the_products_of_our_kernels_come_from_the_real_selection(problem: Probl
     assert window["_segment_dq_kernel"] == 1.5 * costs["win"]["fwd"].flops
     assert window["_segment_dkv_kernel"] == 2 * costs["win"]["fwd"].flops
     whole = kernel_flops(provider, problem, "total")
-    assert whole["_segment_forward_kernel"] + whole["_block_scores_kernel"] == costs["total"]["fwd"].flops
-    assert kernel_flops(provider, problem, "select") == {"_block_scores_kernel": costs["select"]["fwd"].flops}
+    assert whole["_segment_forward_kernel"] + whole["_select_blocks_kernel"] == costs["total"]["fwd"].flops
+    assert kernel_flops(provider, problem, "select") == {"_select_blocks_kernel": costs["select"]["fwd"].flops}
     assert kernel_flops(get_provider("ssa-eager"), problem, "win") == {}
 
 

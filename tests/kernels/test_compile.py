@@ -14,9 +14,8 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 EXPECTED = {
     "_segment_forward_kernel",
     "_merge_slots_kernel",
-    "_block_scores_kernel",
+    "_select_blocks_kernel",
     "_tile_list_kernel",
-    "_top_blocks_kernel",
     "_output_gradient_kernel",
     "_segment_dq_kernel",
     "_segment_dkv_kernel",
