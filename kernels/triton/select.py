@@ -25,6 +25,8 @@ _SCORE_WORKSPACE = 2**30
 _NO_BLOCK = tl.constexpr(2**30)
 # A token's selection blocks are dealt out to so many groups, one for each lane of a warp.
 _GROUPS = tl.constexpr(32)
+# Tokens of a warp whose blocks are chosen at a time: as many as leave their scores in registers.
+_TOKENS_A_WARP = 4
 # Tiles of groups and tokens, [GROUPS, TOKENS] or [TOKENS, GROUPS]: the compiler should give each token a warp. Where
 # addresses tell it nothing, Triton 3.6 has neighbouring lanes follow the first dimension, 3.7 to 3.9 the last; the
 # other way round every sum of compression blocks and every maximum exchanges numbers between warps.
@@ -33,7 +35,7 @@ _GROUP_AXIS = 0 if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) <
 
 @triton.jit
 def _store_probabilities(
-    q_tile,  # [BLOCK_M, BLOCK_D]
+    q_tile,  # [BLOCK_D, BLOCK_M]
     k_tile,  # [BLOCK_N, BLOCK_D]
     row_lse,  # fp32 [BLOCK_M], base 2
     scores,  # where the tile's first token and first key go
@@ -45,7 +47,7 @@ def _store_probabilities(
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    logits = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+    logits = tl.dot(k_tile, q_tile, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
     p = tl.exp2(logits * scale_log2 - row_lse[None, :])
     PAIR: tl.constexpr = 2 if BLOCK_G > 1 else 1
     p = tl.reshape(p, [BLOCK_N, BLOCK_G // PAIR, TOKENS, PAIR])
@@ -115,9 +117,9 @@ def _store_best_blocks(
     costs a group, not a row.
     """
     lane = _along_groups(tl.arange(0, _GROUPS), GROUP_AXIS)
-    nothing = tl.broadcast_to(token_mask & (lane < 0), [_GROUPS, TOKENS] if GROUP_AXIS == 0 else [TOKENS, _GROUPS])
-    best_score = nothing.to(tl.float32) - 1.0
-    best_block = nothing.to(tl.int32) + _NO_BLOCK
+    SHAPE: tl.constexpr = (_GROUPS, TOKENS) if GROUP_AXIS == 0 else (TOKENS, _GROUPS)
+    best_score = tl.full(SHAPE, -1.0, tl.float32)
+    best_block = tl.full(SHAPE, _NO_BLOCK, tl.int32)
     for start in range(first_block, last_block, 2 * _GROUPS):
         # Two blocks of each group together: their loads overlap and share a barrier.
         block = start + lane
@@ -140,19 +142,18 @@ def _store_best_blocks(
     for rank in range(TOPK):
         found, taken = _best(best_score, best_block, GROUP_AXIS)
         tl.store(out + rank, tl.where(found < 0, -1, taken), mask=token_mask)
+        group = (taken - first_block) % _GROUPS
+        left_score = tl.full(SHAPE, -1.0, tl.float32)
+        left_block = tl.full(SHAPE, _NO_BLOCK, tl.int32)
         if rank + 1 < TOPK:
-            # What the group has left: blocks are taken in order, so it comes after the one just taken.
-            group = (taken - first_block) % _GROUPS
-            left_score = nothing.to(tl.float32) - 1.0
-            left_block = nothing.to(tl.int32) + _NO_BLOCK
             for start in range(first_block, last_block, _GROUPS * _GROUPS):
                 block = start + group + lane * _GROUPS
                 score = tl.load(scores + block, mask=(block < last_block) & token_mask, other=-1.0)
                 score = tl.where((score < found) | ((score == found) & (block > taken)), score, -1.0)
                 left_score, left_block = _better(score, block, left_score, left_block)
-            left_score, left_block = _best(left_score, left_block, GROUP_AXIS)
-            best_score = tl.where(lane == group, left_score, best_score)
-            best_block = tl.where(lane == group, left_block, best_block)
+        left_score, left_block = _best(left_score, left_block, GROUP_AXIS)
+        best_score = tl.where(lane == group, left_score, best_score)
+        best_block = tl.where(lane == group, left_block, best_block)
 
 
 @triton.jit(do_not_specialize=["first_tile", "num_cmp", "num_tokens"])
@@ -175,6 +176,7 @@ def _select_blocks_kernel(
     PRECISION: tl.constexpr,
     TOPK: tl.constexpr,
     NESTED: tl.constexpr,
+    SHARE: tl.constexpr,  # tokens whose blocks are chosen at a time
     GROUP_AXIS: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -196,13 +198,13 @@ def _select_blocks_kernel(
     base = tl.cast(first, tl.int64) * (KV_HEADS * G) + kv_head * G
     offsets = position * (KV_HEADS * G) + head
     mask = (head < G) & (first + position < last)
-    q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    q_tile = tl.trans(load_rows(q, base, offsets, mask, True, D, BLOCK_D))  # [BLOCK_D, BLOCK_M]
     row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf")) * LOG2E
     scale_log2 = scale * LOG2E
 
     full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
     # Rows past the sample's last token are written too: nobody reads them.
-    scores += (kv_head.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * TOKENS * num_cmp
+    scores += (tl.program_id(0).to(tl.int64) * KV_HEADS + kv_head) * TOKENS * num_cmp
     place = scores + key_first
     for start in range(key_first, full_last, BLOCK_N):
         k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, False, KV_HEADS, BLOCK_N)
@@ -218,18 +220,29 @@ def _select_blocks_kernel(
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
         _store_probabilities(
-            q_tile, k_tile, row_lse, place, num_cmp, scale_log2, key_mask, PRECISION, TOKENS, BLOCK_G, BLOCK_N
+            q_tile,
+            k_tile,
+            row_lse,
+            scores + full_last,
+            num_cmp,
+            scale_log2,
+            key_mask,
+            PRECISION,
+            TOKENS,
+            BLOCK_G,
+            BLOCK_N,
         )
 
     tl.debug_barrier()  # any thread of the program may read what another has written
-    position = _along_tokens(tl.arange(0, TOKENS), GROUP_AXIS)
-    out = block_indices + (kv_head.to(tl.int64) * num_tokens + first + position) * TOPK
     first_block = tl.load(cu_selection + sample)
     last_block = tl.load(cu_selection + sample + 1)
-    _store_best_blocks(
-        *(scores + position * num_cmp, out, first + position < last, first_block, last_block, selection_compression),
-        *(TOPK, NESTED, TOKENS, GROUP_AXIS),
-    )
+    block_indices += (kv_head.to(tl.int64) * num_tokens + first) * TOPK
+    for turn in range(0, TOKENS, SHARE):
+        local = turn + _along_tokens(tl.arange(0, SHARE), GROUP_AXIS)
+        _store_best_blocks(
+            *(scores + local * num_cmp, block_indices + local * TOPK, first + local < last),
+            *(first_block, last_block, selection_compression, TOPK, NESTED, SHARE, GROUP_AXIS),
+        )
 
 
 def select_blocks(
@@ -267,6 +280,7 @@ def select_blocks(
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
             TOPK=topk,
             NESTED=nested,
+            SHARE=min(tokens, _TOKENS_A_WARP * config.num_warps),
             GROUP_AXIS=_GROUP_AXIS,
             BLOCK_G=block_g,
             BLOCK_D=padded(head_dim),
