@@ -18,9 +18,6 @@ from torch import Tensor
 from kernels.triton.configs import padded, tile_config
 from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, tile_list
 
-# Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over.
-_SCORE_WORKSPACE = 2**30
-
 # Where no block is left: above every block id.
 _NO_BLOCK = tl.constexpr(2**30)
 # A token's selection blocks are dealt out to so many groups, one for each lane of a warp.
@@ -220,17 +217,8 @@ def _select_blocks_kernel(
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
         _store_probabilities(
-            q_tile,
-            k_tile,
-            row_lse,
-            scores + full_last,
-            num_cmp,
-            scale_log2,
-            key_mask,
-            PRECISION,
-            TOKENS,
-            BLOCK_G,
-            BLOCK_N,
+            *(q_tile, k_tile, row_lse, scores + full_last, num_cmp, scale_log2, key_mask),
+            *(PRECISION, TOKENS, BLOCK_G, BLOCK_N),
         )
 
     tl.debug_barrier()  # any thread of the program may read what another has written
@@ -268,7 +256,7 @@ def select_blocks(
     tokens = config.block_m // block_g
     tiles = tile_list(cu_seqlens[None], cu_compression, tokens, num_tokens)
     num_tiles = tiles.shape[1]
-    chunk_tiles = min(num_tiles, max(1, _SCORE_WORKSPACE // (4 * kv_heads * num_cmp * tokens)))
+    chunk_tiles = min(num_tiles, max(1, _score_bytes(q) // (4 * kv_heads * num_cmp * tokens)))
     scores = torch.empty(kv_heads, chunk_tiles, tokens, num_cmp, dtype=torch.float32, device=q.device)
     for first_tile in range(0, num_tiles, chunk_tiles):
         _select_blocks_kernel[(min(chunk_tiles, num_tiles - first_tile), kv_heads)](
@@ -290,3 +278,10 @@ def select_blocks(
             num_stages=config.num_stages,
         )
     return block_indices
+
+
+def _score_bytes(q: Tensor) -> int:
+    """Bytes of fp32 scores alive at once: enough tokens that a launch fills the device many times over, for more
+    compression blocks too, and about what the selected branch takes after it.
+    """
+    return max(2**30, 2 * q.numel() * q.element_size())

@@ -229,7 +229,7 @@ def test_scores_in_several_chunks_give_the_same_selection(monkeypatch: pytest.Mo
     layout = random_layout([40, 10], device=DEVICE)
     inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, device=DEVICE)
     whole = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="triton")
-    monkeypatch.setattr("kernels.triton.select._SCORE_WORKSPACE", 1)
+    monkeypatch.setattr("kernels.triton.select._score_bytes", lambda q: 1)
     chunked = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=3, impl="triton")
     torch.testing.assert_close(whole, chunked, rtol=0, atol=0)
 
