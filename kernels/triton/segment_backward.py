@@ -3,6 +3,10 @@
 With p the final probabilities and dO the gradient of the branch's output:
 dV = p^T dO,  dS = p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
 Both sides recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
+
+delta is off by the rounding of o, so the rows of dS do not quite add up to zero, and dQ is off by the sum times a
+mean of the keys. Trained compressed keys are nearly all mean: their dQ is computed from keys without it, which have the
+same p, the LSE being less by what the mean adds to a score. (Keys of tokens differ too much to gain by it.)
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ def _segment_dq_kernel(
     dq,  # [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
     key_index,  # int32 [K]
+    shift,  # [Hkv, D], with SHIFTED: what k lacks
     tiles,  # int32 [C, num_tiles, TILE_FIELDS]: of the query lists
     num_tiles,
     list_length,
@@ -73,6 +78,7 @@ def _segment_dq_kernel(
     LISTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
     HAS_KEY_INDEX: tl.constexpr,
+    SHIFTED: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     PEELED: tl.constexpr,
@@ -106,6 +112,10 @@ def _segment_dq_kernel(
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
     row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
+    if SHIFTED:
+        d = tl.arange(0, BLOCK_D)
+        lacking = tl.load(shift + kv_head * D + d, mask=d < D, other=0.0).to(tl.float32)
+        row_lse -= scale_log2 * tl.sum(q_tile.to(tl.float32) * lacking[None, :], 1)
 
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PEELED:
@@ -216,10 +226,14 @@ def segment_dq(
     config = segment_config("dq", segments, q)
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
+    compressed = segments.query_slots is None
+    shift = k.mean(0) if compressed else None
     _segment_dq_kernel[(tiles.shape[1], kv_heads)](
-        *(q, k, v, do, terms, dq, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+        *(q, k if shift is None else k - shift, v, do, terms, dq),
+        *(segments.query_slots, segments.key_index, shift, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
+        SHIFTED=compressed,
         **config.launch_arguments(),
     )
     return dq

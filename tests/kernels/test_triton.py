@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 import kernels
 from kernels import BlockLayout, reference
 from kernels import segments as segment_lists
-from kernels.testing import Inputs, compare, compare_ssa, random_layout, selection_errors
+from kernels.testing import Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
 from kernels.triton import configs, ops
 from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
 
@@ -210,6 +211,24 @@ def test_branches_and_their_gradients_alone(dtype: torch.dtype) -> None:
             grads,
         )
         assert [(name, item) for item in compared if not item.passed] == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_keys_that_are_nearly_all_mean_do_not_spoil_the_gradient_of_q(dtype: torch.dtype) -> None:
+    """As in trained models: the rounding of delta, times the mean key, was a tenth of dq and more."""
+    layout = random_layout([40, 24], device=DEVICE)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=32, dtype=dtype, device=DEVICE)
+    mean = torch.linspace(-8, 8, 32, dtype=dtype, device=DEVICE)
+    inputs = dataclasses.replace(inputs, k_cmp=mean + inputs.k_cmp / 8)
+    upstream = torch.randn(inputs.q.shape, device=DEVICE).to(dtype)
+
+    def gradient(impl: str, dtype: torch.dtype) -> Tensor:
+        x = inputs.leaves(dtype)
+        o = kernels.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, impl=impl)
+        return torch.autograd.grad(o, x.q, upstream.to(dtype))[0]
+
+    truth = gradient("reference", torch.float64)
+    assert relative_error(gradient("triton", dtype), truth) < torch.finfo(dtype).eps
 
 
 def test_gradients_are_deterministic() -> None:
