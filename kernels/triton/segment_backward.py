@@ -226,14 +226,15 @@ def segment_dq(
     config = segment_config("dq", segments, q)
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
-    compressed = segments.query_slots is None
-    shift = k.mean(0) if compressed else None
+    # fp32 rounds delta too little to matter.
+    shifted = segments.query_slots is None and q.dtype != torch.float32
+    shift = k.mean(0) if shifted else None
     _segment_dq_kernel[(tiles.shape[1], kv_heads)](
         *(q, k if shift is None else k - shift, v, do, terms, dq),
         *(segments.query_slots, segments.key_index, shift, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
-        SHIFTED=compressed,
+        SHIFTED=shifted,
         **config.launch_arguments(),
     )
     return dq
