@@ -16,6 +16,7 @@ from kernels import segments as segment_lists
 from kernels.testing import Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
 from kernels.triton import configs, ops
 from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
+from kernels.triton.segment_backward import common_part
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter cannot multiply bf16.
@@ -229,6 +230,16 @@ def test_keys_that_are_nearly_all_mean_do_not_spoil_the_gradient_of_q(dtype: tor
 
     truth = gradient("reference", torch.float64)
     assert relative_error(gradient("triton", dtype), truth) < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_only_a_mean_that_is_large_beside_the_deviations_is_taken_off_keys(dtype: torch.dtype) -> None:
+    keys = torch.randn(500, 2, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+    keys[:, 1, 2] += 3
+    common = common_part(keys)
+    expected = torch.zeros(2, 4, dtype=dtype, device=DEVICE)
+    expected[1, 2] = keys[:, 1, 2].float().mean().to(dtype)
+    torch.testing.assert_close(common, expected)
 
 
 def test_gradients_are_deterministic() -> None:
