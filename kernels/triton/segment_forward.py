@@ -94,6 +94,44 @@ def _attend_running(
     return new_largest, total * correction + tl.sum(p, 1), accumulator
 
 
+@triton.jit
+def _attend_all(
+    q_tile,  # [BLOCK_M, BLOCK_D]
+    k,  # [K, Hkv, D]
+    v,  # [K, Hkv, D]
+    key_first,
+    key_last,
+    kv_head,
+    key_index,  # int32 [K], or None
+    scale_log2,
+    HAS_KEY_INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The softmax over all keys of a segment with a running maximum, without a pipeline.
+
+    The registers of a kernel are those of its hungriest part: where this is the rare part, BLOCK_N should be small.
+    """
+    BLOCK_M: tl.constexpr = q_tile.shape[0]
+    BLOCK_D: tl.constexpr = q_tile.shape[1]
+    largest = tl.full([BLOCK_M], _LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in tl.range(key_first, key_last, BLOCK_N, num_stages=1):
+        base, offsets, key_mask = key_rows(
+            start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
+        )
+        k_tile = load_rows(k, base, offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        v_tile = load_rows(v, base, offsets, key_mask, True, D, BLOCK_D)
+        largest, total, accumulator = _attend_running(
+            q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
+        )
+    return largest, total, accumulator
+
+
 @triton.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
 def _segment_forward_kernel(
     q,  # [N, H, D]
@@ -162,18 +200,10 @@ def _segment_forward_kernel(
     # The first tile's largest score gives total >= 1, so nothing was lost below; p must fit its type above.
     LIMIT: tl.constexpr = 2.0**15 if q.dtype.element_ty == tl.float16 else 2.0**40
     if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
-        reference = tl.full([BLOCK_M], _LOWEST, tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        for start in tl.range(key_first, key_last, BLOCK_N, num_stages=1):  # rare: no registers for a pipeline
-            k_base, k_offsets, key_mask = key_rows(
-                start, key_last, kv_head, key_index, True, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
-            )
-            k_tile = load_rows(k, k_base, k_offsets, key_mask, True, D, BLOCK_D)
-            v_tile = load_rows(v, k_base, k_offsets, key_mask, True, D, BLOCK_D)
-            reference, total, accumulator = _attend_running(
-                q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, key_mask, PRECISION
-            )
+        reference, total, accumulator = _attend_all(
+            *(q_tile, k, v, key_first, key_last, kv_head, key_index, scale_log2),
+            *(HAS_KEY_INDEX, WIDE, PRECISION, KV_HEADS, D, 16 if PEELED else BLOCK_N),
+        )
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
