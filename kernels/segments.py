@@ -69,17 +69,22 @@ def selected_segments(block_indices: Tensor, selection_offsets: Tensor, parts: i
     Padding (-1) sorts before the first segment, so no segment contains it.
     """
     kv_heads, num_tokens, slots = block_indices.shape
-    num_blocks = selection_offsets.shape[0] - 1
-    # A radix sort's passes are as many as the key has bytes.
-    keys = block_indices.to(torch.int16) if num_blocks < 2**15 else block_indices
-    boundaries = torch.arange(num_blocks + 1, dtype=keys.dtype, device=keys.device).expand(kv_heads, -1).contiguous()
-    lists, offsets = [], []
-    for part in range(parts):
-        first, last = (token * slots for token in token_range(part, parts, num_tokens))
-        blocks, order = keys.reshape(kv_heads, -1)[:, first:last].sort(dim=1, stable=True)
-        lists.append(order.int() + first)
-        offsets.append(torch.searchsorted(blocks, boundaries, out_int32=True) + first)
-    return Segments(torch.cat(lists, dim=1), torch.stack(offsets), None, selection_offsets, slots)
+    num_keys = selection_offsets.shape[0]  # of one part: padding, then one for each block
+    # One sort of all kv heads and parts, which are its upper digits: many small sorts take longer. A radix sort's
+    # passes are as many as the key has bytes.
+    dtype = torch.int16 if kv_heads * parts * num_keys < 2**15 else torch.int32
+
+    def count(end: int) -> Tensor:
+        return torch.arange(end, dtype=torch.int32, device=block_indices.device)
+
+    part = count(num_tokens) // max(1, token_range(0, parts, num_tokens)[1])
+    upper = (count(kv_heads)[:, None] * parts + part) * num_keys
+    keys, order = (block_indices + 1 + upper[:, :, None]).to(dtype).flatten().sort(stable=True)
+    offsets = torch.searchsorted(keys, (count(kv_heads * parts * num_keys) + 1).to(dtype), out_int32=True)
+    length = num_tokens * slots
+    offsets = offsets.view(kv_heads, parts, num_keys) - count(kv_heads)[:, None, None] * length
+    query_slots = (order % max(1, length)).to(torch.int32).view(kv_heads, length)
+    return Segments(query_slots, offsets.transpose(0, 1).contiguous(), None, selection_offsets, slots)
 
 
 def token_range(part: int, parts: int, num_tokens: int) -> tuple[int, int]:
