@@ -20,7 +20,8 @@ from bench.providers import Problem
 from kernels.segments import Segments, compressed_segments, selected_segments, selection_parts, window_segments
 from kernels.triton import hopper
 from kernels.triton.configs import KERNEL_NAMES, KernelName, TileConfig, TunedTable, overridden, padded
-from kernels.triton.segment_backward import output_gradient, segment_dq
+from kernels.triton.gradient_terms import gradient_terms
+from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
 from kernels.triton.select import select_blocks
@@ -176,7 +177,8 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
     gathered = [(selected, x.k, x.v), (window, x.k, x.v)]
     summaries = [(compressed, x.k_cmp, x.v_cmp)]
     # Any output and LSE of the right size load the backward kernels in the same way.
-    do, terms = output_gradient(torch.randn_like(x.q), o_cmp, lse_cmp)
+    do = torch.randn_like(x.q)
+    terms = gradient_terms(do, o_cmp, lse_cmp)
 
     def forward(work: list[tuple[Segments, Tensor, Tensor]]) -> list[Tensor]:
         return [

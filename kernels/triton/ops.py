@@ -22,7 +22,8 @@ from kernels.segments import (
     window_segments,
 )
 from kernels.triton import select
-from kernels.triton.segment_backward import output_gradient, segment_dq
+from kernels.triton.gradient_terms import gated_gradient_terms, gradient_terms
+from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
 from kernels.triton.slots import merge_slots, sum_slots
@@ -213,7 +214,7 @@ def _segment_attention_backward(
     segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
     q, k, v, do = (x.contiguous() for x in (q, k, v, do))
     with _on_device(q):
-        do, terms = output_gradient(do, o, lse)
+        terms = gradient_terms(do, o, lse)
         dk, dv = segment_dkv(do, q, k, v, terms, segments, scale)
         if block_indices is None:
             dq = segment_dq(do, q, k, v, terms, segments, scale)
@@ -372,22 +373,20 @@ def _spatial_sparse_attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
-    dgates = torch.empty_like(gates)
     with _on_device(q):
-        branch_do, terms = output_gradient(do, o_cmp, lse_cmp, gates, dgates, 0)
+        outputs, lses = (o_cmp, o_slc, o_win), (lse_cmp, lse_slc, lse_win)
+        (cmp_terms, slc_terms, win_terms), dgates = gated_gradient_terms(do, outputs, lses, gates)
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        dk_cmp, dv_cmp = segment_dkv(branch_do, q, k_cmp, v_cmp, terms, compressed, scale)
-        dq = segment_dq(branch_do, q, k_cmp, v_cmp, terms, compressed, scale)
+        dk_cmp, dv_cmp = segment_dkv(do, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
+        dq = segment_dq(do, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
 
-        branch_do, terms = output_gradient(do, o_win, lse_win, gates, dgates, 2)
         window = window_segments(window_order, window_offsets)
-        dk_win, dv_win = segment_dkv(branch_do, q, k, v, terms, window, scale)
-        dq_win = segment_dq(branch_do, q, k, v, terms, window, scale)
+        dk_win, dv_win = segment_dkv(do, q, k, v, win_terms, window, scale)
+        dq_win = segment_dq(do, q, k, v, win_terms, window, scale)
 
-        branch_do, terms = output_gradient(do, o_slc, lse_slc, gates, dgates, 1)
         selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
-        dk_slc, dv_slc = segment_dkv(branch_do, q, k, v, terms, selected, scale)
-        _selected_dq(branch_do, q, k, v, terms, selected, block_indices, scale, dq, dq_win)
+        dk_slc, dv_slc = segment_dkv(do, q, k, v, slc_terms, selected, scale)
+        _selected_dq(do, q, k, v, slc_terms, selected, block_indices, scale, dq, dq_win)
     return (
         *(dq, (dk_slc + dk_win).to(k.dtype), (dv_slc + dv_win).to(v.dtype)),
         *(dk_cmp.to(k_cmp.dtype), dv_cmp.to(v_cmp.dtype), dgates),

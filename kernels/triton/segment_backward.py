@@ -1,8 +1,9 @@
-"""Backward of segment attention: what all of it needs of a branch, and dQ. `segment_dkv` computes dK and dV.
+"""Backward of segment attention from the query side: dQ. `segment_dkv` computes dK and dV.
 
 With p the final probabilities and dO the gradient of the branch's output:
 dV = p^T dO,  dS = p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  delta = rowsum(dO * o).
-Both sides recompute p from q, k and the LSE. The order of every sum is fixed, so gradients are deterministic.
+Both sides recompute p from q, k and the LSE (`gradient_terms`). The order of every sum is fixed, so gradients are
+deterministic.
 
 delta is off by the rounding of o, so the rows of dS do not quite add up to zero, and dQ is off by the sum times a
 mean of the keys. Trained compressed keys are nearly all mean: their dQ is computed from keys without it, which have the
@@ -138,80 +139,13 @@ def _segment_dq_kernel(
     store_rows(dq, base, offsets, accumulator * scale, mask, D, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["gate_column"])
-def _output_gradient_kernel(
-    do,  # [N, H, D]: gradient of the gated sum
-    o,  # [N, H, D]: output of one branch
-    lse,  # fp32 [N, H], natural
-    gates,  # [N, 3], with GATED
-    gate_column,
-    branch_do,  # [N, H, D], with GATED: gradient of o
-    dgates,  # [N, 3], with GATED
-    terms,  # fp32 [N, H, 2]
-    H: tl.constexpr,
-    D: tl.constexpr,
-    GATED: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, BLOCK_H)
-    mask = head < H
-    row = token * H
-    gradient = load_rows(do, row, head, mask, True, D, BLOCK_D).to(tl.float32)  # [BLOCK_H, BLOCK_D]
-    output = load_rows(o, row, head, mask, True, D, BLOCK_D).to(tl.float32)
-    if GATED:
-        column = token * 3 + gate_column
-        tl.store(dgates + column, tl.sum(gradient * output).to(dgates.dtype.element_ty))
-        # Rounded as it is stored, so that delta matches it.
-        gradient = (gradient * tl.load(gates + column).to(tl.float32)).to(branch_do.dtype.element_ty)
-        store_rows(branch_do, row, head, gradient, mask, D, BLOCK_D)
-        gradient = gradient.to(tl.float32)
-    out = terms + (row + head) * 2
-    tl.store(out, tl.load(lse + row + head, mask=mask) * LOG2E, mask=mask)
-    tl.store(out + 1, tl.sum(gradient * output, 1), mask=mask)
-
-
-def output_gradient(
-    do: Tensor,
-    o: Tensor,
-    lse: Tensor,
-    gates: Tensor | None = None,
-    dgates: Tensor | None = None,
-    gate_column: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """What `segment_dq` and `segment_dkv` need of one branch.
-
-    Args:
-        do: [N, H, D], gradient of the gated sum (of the branch's output itself where `gates` is None).
-        o: [N, H, D], the branch's output. lse: natural, fp32 [N, H].
-        gates, dgates: [N, 3]; the branch's column of `dgates` is filled.
-
-    Returns:
-        The gradient of o in do's dtype, and fp32 [N, H, 2]: the base-2 LSE and delta = rowsum(gradient * o).
-    """
-    num_tokens, heads, head_dim = o.shape
-    branch_do = do if gates is None else torch.empty_like(do)
-    terms = torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=o.device)
-    if num_tokens:
-        _output_gradient_kernel[(num_tokens,)](
-            *(do, o, lse, gates, gate_column, branch_do, dgates, terms),
-            H=heads,
-            D=head_dim,
-            GATED=gates is not None,
-            BLOCK_H=padded(heads),
-            BLOCK_D=padded(head_dim),
-            num_warps=4,
-        )
-    return branch_do, terms
-
-
 def common_part(k: Tensor) -> Tensor:
     """[Hkv, D]: the mean of keys k [K, Hkv, D]; zero where they deviate by more than twice as much.
 
     Taking off less gains nothing, and costs every key a rounding.
     """
-    deviation, mean = torch.std_mean(k, 0, correction=0)
+    # Means of rows: reducing the first dimension of a few columns takes the device ten times longer.
+    deviation, mean = torch.std_mean(k.permute(1, 2, 0).contiguous(), 2, correction=0)
     return mean * (mean.abs() > deviation / 2)
 
 
@@ -221,7 +155,7 @@ def segment_dq(
     """Query gradients by slot of one part of the query lists.
 
     Args:
-        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `output_gradient`.
+        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `gradient_terms`.
 
     Returns:
         [slots of the part, H, D] in q's dtype; slots that no segment lists are left unwritten.

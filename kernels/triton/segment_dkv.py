@@ -242,7 +242,7 @@ def segment_dkv(
     """Key and value gradients of all parts.
 
     Args:
-        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `output_gradient`.
+        do, q: [N, H, D]. k, v: [K, Hkv, D]. terms: of the branch, see `gradient_terms`.
 
     Returns:
         dk, dv fp32 [K, Hkv, D].

@@ -155,6 +155,25 @@ def test_the_serial_layout_runs_on_the_same_kernels() -> None:
     check(layout, Inputs.random(layout, heads=4, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE), topk=2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gates_of_zero_and_one_and_in_between(dtype: torch.dtype) -> None:
+    layout = random_layout([40], seed=12).to(DEVICE)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=32, dtype=dtype, device=DEVICE, seed=12)
+    choices = torch.tensor([0.0, 0.01, 0.5, 1.0], dtype=dtype, device=DEVICE)
+    index = torch.arange(3 * layout.num_tokens, device=DEVICE).view(-1, 3)
+    check(layout, dataclasses.replace(inputs, gates=choices[(index + index // 7) % 4]), topk=3)
+
+
+def test_negative_gates_make_gradients_nan_and_not_wrong() -> None:
+    layout = random_layout([20], seed=13).to(DEVICE)
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE, seed=13)
+    tensors = [x.requires_grad_() for x in dataclasses.replace(inputs, gates=-inputs.gates).tensors()]
+    kernels.spatial_sparse_attention(*tensors, layout, topk=2, impl="triton").sum().backward()
+    q, k, v, k_cmp, v_cmp, gates = (x.grad for x in tensors)
+    assert all(grad is not None and grad.isnan().all() for grad in (q, k, v, k_cmp, v_cmp))
+    assert gates is not None and gates.isfinite().all()
+
+
 @pytest.mark.parametrize("scale", [0.02, 3.0, -1.0])
 def test_any_finite_scale(scale: float) -> None:
     layout = random_layout([24], device=DEVICE)

@@ -1,0 +1,123 @@
+"""What the backward of segment attention needs of each query row: its LSE and delta = rowsum(dO * o).
+
+The gate g of a branch goes into the LSE: a branch's gradient is g dO, and both of what the kernels compute,
+dV = p^T (g dO) and dS = p (g dO V^T - g delta), are those of dO with g p = exp(score - (LSE - log g)) in p's place.
+So no branch needs a gradient of its own, and the gates cost the kernels nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton.configs import padded
+from kernels.triton.primitives import LOG2E, load_rows
+
+
+@triton.jit
+def _store_terms(
+    gradient,  # fp32 [BLOCK_H, BLOCK_D]
+    o,  # [N, H, D]
+    lse,  # fp32 [N, H]
+    gates,  # [N, 3], with GATED
+    dgates,  # [N, 3], with GATED
+    terms,  # fp32 [N, H, 2]
+    token,
+    head,
+    mask,
+    COLUMN: tl.constexpr,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    row = token * H
+    delta = tl.sum(gradient * load_rows(o, row, head, mask, True, D, BLOCK_D).to(tl.float32), 1)
+    row_lse = tl.load(lse + row + head, mask=mask) * LOG2E
+    if GATED:
+        column = token * 3 + COLUMN
+        tl.store(dgates + column, tl.sum(delta).to(dgates.dtype.element_ty))
+        row_lse -= tl.log2(tl.load(gates + column).to(tl.float32))
+    out = terms + (row + head) * 2
+    tl.store(out, row_lse, mask=mask)
+    tl.store(out + 1, delta, mask=mask)
+
+
+@triton.jit
+def _gradient_terms_kernel(
+    do,  # [N, H, D]
+    o,  # [N, H, D]; with GATED the compressed branch's
+    lse,  # fp32 [N, H], natural
+    terms,  # fp32 [N, H, 2]
+    o_slc,  # these and what follows with GATED
+    lse_slc,
+    terms_slc,
+    o_win,
+    lse_win,
+    terms_win,
+    gates,  # [N, 3]
+    dgates,  # [N, 3]
+    H: tl.constexpr,
+    D: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, BLOCK_H)
+    mask = head < H
+    gradient = load_rows(do, token * H, head, mask, True, D, BLOCK_D).to(tl.float32)  # [BLOCK_H, BLOCK_D]
+    _store_terms(gradient, o, lse, gates, dgates, terms, token, head, mask, 0, H, D, GATED, BLOCK_D)
+    if GATED:
+        _store_terms(gradient, o_slc, lse_slc, gates, dgates, terms_slc, token, head, mask, 1, H, D, GATED, BLOCK_D)
+        _store_terms(gradient, o_win, lse_win, gates, dgates, terms_win, token, head, mask, 2, H, D, GATED, BLOCK_D)
+
+
+def gradient_terms(do: Tensor, o: Tensor, lse: Tensor) -> Tensor:
+    """fp32 [N, H, 2]: the base-2 LSE and delta of one branch.
+
+    Args:
+        do, o: [N, H, D], the branch's output and its gradient. lse: natural, fp32 [N, H].
+    """
+    return _gradient_terms(do, (o,), (lse,), None, None)[0]
+
+
+def gated_gradient_terms(
+    do: Tensor, outputs: tuple[Tensor, Tensor, Tensor], lses: tuple[Tensor, Tensor, Tensor], gates: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """The same of the three branches, cmp, slc and win, whose gated sum has the gradient `do`; and dgates.
+
+    Args:
+        do: [N, H, D]. outputs: each [N, H, D]. lses: each natural, fp32 [N, H]. gates: [N, 3], not negative.
+
+    Returns:
+        Each fp32 [N, H, 2]: the base-2 LSE less the gate's logarithm, and delta without the gate; [N, 3] like gates.
+    """
+    dgates = torch.empty_like(gates)
+    return _gradient_terms(do, outputs, lses, gates, dgates), dgates
+
+
+def _gradient_terms(
+    do: Tensor,
+    outputs: tuple[Tensor, ...],
+    lses: tuple[Tensor, ...],
+    gates: Tensor | None,
+    dgates: Tensor | None,
+) -> list[Tensor]:
+    num_tokens, heads, head_dim = do.shape
+    terms = [torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=do.device) for _ in outputs]
+    if num_tokens:
+        branches = [tensor for branch in zip(outputs, lses, terms, strict=True) for tensor in branch]
+        absent = [None] * (9 - len(branches))
+        _gradient_terms_kernel[(num_tokens,)](
+            *(do, *branches, *absent, gates, dgates),
+            H=heads,
+            D=head_dim,
+            GATED=gates is not None,
+            BLOCK_H=padded(heads),
+            BLOCK_D=padded(head_dim),
+            num_warps=4,
+        )
+    return terms
