@@ -18,8 +18,9 @@ from torch import Tensor
 from kernels.triton.configs import padded, tile_config
 from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, tile_list
 
-# Where no block is left: above every block id.
+# Where no block is left: above every block id, and below every score (see `_ordered`).
 _NO_BLOCK = tl.constexpr(2**30)
+_NO_SCORE = tl.constexpr(-(2**30))
 # A token's selection blocks are dealt out to so many groups, one for each lane of a warp.
 _GROUPS = tl.constexpr(32)
 # Tokens of a warp whose blocks are chosen at a time: as many as leave their scores in registers.
@@ -82,6 +83,12 @@ def _selection_scores(scores, selection_compression, block, mask, NESTED: tl.con
 
 
 @triton.jit
+def _ordered(score):
+    """Scores as integers of the same order: a warp finds the largest of its integers in one instruction."""
+    return score.to(tl.int32, bitcast=True)  # none is negative but -1, where there is no block
+
+
+@triton.jit
 def _better(score, block, best_score, best_block):
     """The better of two blocks; the best one where they are equal."""
     better = score > best_score
@@ -115,7 +122,7 @@ def _store_best_blocks(
     """
     lane = _along_groups(tl.arange(0, _GROUPS), GROUP_AXIS)
     SHAPE: tl.constexpr = (_GROUPS, TOKENS) if GROUP_AXIS == 0 else (TOKENS, _GROUPS)
-    best_score = tl.full(SHAPE, -1.0, tl.float32)
+    best_score = tl.full(SHAPE, _NO_SCORE, tl.int32)
     best_block = tl.full(SHAPE, _NO_BLOCK, tl.int32)
     for start in range(first_block, last_block, 2 * _GROUPS):
         # Two blocks of each group together: their loads overlap and share a barrier.
@@ -131,22 +138,24 @@ def _store_best_blocks(
             tl.debug_barrier()
             tl.store(scores + block, score, mask=mask)
             tl.store(scores + next_block, next_score, mask=next_mask)
-        best_score, best_block = _better(score, block, best_score, best_block)
-        best_score, best_block = _better(next_score, next_block, best_score, best_block)
+        best_score, best_block = _better(_ordered(score), block, best_score, best_block)
+        best_score, best_block = _better(_ordered(next_score), next_block, best_score, best_block)
     if NESTED > 1:
         tl.debug_barrier()
 
     for rank in range(TOPK):
         found, taken = _best(best_score, best_block, GROUP_AXIS)
-        tl.store(out + rank, tl.where(found < 0, -1, taken), mask=token_mask)
+        # Stored by one lane: all have it, and a vector along the tokens would be exchanged between warps.
+        chosen = tl.broadcast_to(tl.where(found < 0, -1, taken), SHAPE)
+        tl.store(tl.broadcast_to(out + rank, SHAPE), chosen, mask=token_mask & (lane == 0))
         group = (taken - first_block) % _GROUPS
-        left_score = tl.full(SHAPE, -1.0, tl.float32)
+        left_score = tl.full(SHAPE, _NO_SCORE, tl.int32)
         left_block = tl.full(SHAPE, _NO_BLOCK, tl.int32)
         if rank + 1 < TOPK:
             for start in range(first_block, last_block, _GROUPS * _GROUPS):
                 block = start + group + lane * _GROUPS
-                score = tl.load(scores + block, mask=(block < last_block) & token_mask, other=-1.0)
-                score = tl.where((score < found) | ((score == found) & (block > taken)), score, -1.0)
+                score = _ordered(tl.load(scores + block, mask=(block < last_block) & token_mask, other=-1.0))
+                score = tl.where((score < found) | ((score == found) & (block > taken)), score, _NO_SCORE)
                 left_score, left_block = _better(score, block, left_score, left_block)
         left_score, left_block = _best(left_score, left_block, GROUP_AXIS)
         best_score = tl.where(lane == group, left_score, best_score)

@@ -171,7 +171,8 @@ def test_negative_gates_make_gradients_nan_and_not_wrong() -> None:
     kernels.spatial_sparse_attention(*tensors, layout, topk=2, impl="triton").sum().backward()
     q, k, v, k_cmp, v_cmp, gates = (x.grad for x in tensors)
     assert all(grad is not None and grad.isnan().all() for grad in (q, k, v, k_cmp, v_cmp))
-    assert gates is not None and gates.isfinite().all()
+    assert gates is not None
+    assert gates.isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [0.02, 3.0, -1.0])
