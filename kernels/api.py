@@ -237,7 +237,7 @@ def spatial_sparse_attention(
     Args:
         q: [N, H, D], tokens in layout order. k, v: [N, Hkv, D].
         k_cmp, v_cmp: [M_cmp, Hkv, D] in the order of ``layout.compression_coords``.
-        gates: [N, 3]: cmp, slc, win; not negative, as a sigmoid's (Triton's backward makes NaN of negative ones).
+        gates: [N, 3]: cmp, slc, win; not negative, as a sigmoid's: Triton's backward in 16 bits makes NaN of those.
         layout: the block structure of the tokens.
         topk: selection blocks per token and kv head.
         scale: of the dot products; 1 / sqrt(D) if None.

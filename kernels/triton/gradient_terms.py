@@ -1,6 +1,6 @@
 """What the backward of segment attention needs of each query row: its LSE and delta = rowsum(dO * o).
 
-The gate g of a branch goes into the LSE: a branch's gradient is g dO, and both of what the kernels compute,
+The gate g of a branch goes into its LSE: the branch's gradient is g dO, and both of what the kernels compute,
 dV = p^T (g dO) and dS = p (g dO V^T - g delta), are those of dO with g p = exp(score - (LSE - log g)) in p's place.
 So no branch needs a gradient of its own, and the gates cost the kernels nothing.
 """
@@ -35,14 +35,13 @@ def _store_terms(
 ):
     row = token * H
     delta = tl.sum(gradient * load_rows(o, row, head, mask, True, D, BLOCK_D).to(tl.float32), 1)
-    # In fp64, for one rounding in all: that of a number of 30 is already a millionth of p.
-    row_lse = tl.load(lse + row + head, mask=mask).to(tl.float64) * LOG2E
+    row_lse = tl.load(lse + row + head, mask=mask) * LOG2E
     if GATED:
         column = token * 3 + COLUMN
         tl.store(dgates + column, tl.sum(delta).to(dgates.dtype.element_ty))
-        row_lse -= tl.log2(tl.load(gates + column).to(tl.float32)).to(tl.float64)
+        row_lse -= tl.log2(tl.load(gates + column).to(tl.float32))
     out = terms + (row + head) * 2
-    tl.store(out, row_lse.to(tl.float32), mask=mask)
+    tl.store(out, row_lse, mask=mask)
     tl.store(out + 1, delta, mask=mask)
 
 
@@ -85,19 +84,29 @@ def gradient_terms(do: Tensor, o: Tensor, lse: Tensor) -> Tensor:
     return _gradient_terms(do, (o,), (lse,), None, None)[0]
 
 
-def gated_gradient_terms(
+def branch_gradients(
     do: Tensor, outputs: tuple[Tensor, Tensor, Tensor], lses: tuple[Tensor, Tensor, Tensor], gates: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """The same of the three branches, cmp, slc and win, whose gated sum has the gradient `do`; and dgates.
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """What the backward of the three branches takes, whose gated sum has the gradient `do`; and dgates.
 
     Args:
-        do: [N, H, D]. outputs: each [N, H, D]. lses: each natural, fp32 [N, H]. gates: [N, 3], not negative.
+        do: [N, H, D]. outputs: each [N, H, D]. lses: each natural, fp32 [N, H].
+        gates: [N, 3]; not negative but in fp32.
 
     Returns:
-        Each fp32 [N, H, 2]: the base-2 LSE less the gate's logarithm, and delta without the gate; [N, 3] like gates.
+        Of cmp, slc and win a gradient [N, H, D] and its terms, fp32 [N, H, 2]; and [N, 3] in gates' dtype.
     """
-    dgates = torch.empty_like(gates)
-    return _gradient_terms(do, outputs, lses, gates, dgates), dgates
+    if do.dtype != torch.float32:
+        dgates = torch.empty_like(gates)
+        return [(do, terms) for terms in _gradient_terms(do, outputs, lses, gates, dgates)], dgates
+    # In fp32 the rounding of a large LSE is most of the error already, and a gate in it would be another one.
+    branches, columns = [], []
+    for o, lse, gate in zip(outputs, lses, gates.unbind(1), strict=True):
+        terms = gradient_terms(do, o, lse)
+        columns.append(terms[:, :, 1].sum(1))
+        terms[:, :, 1] *= gate[:, None]
+        branches.append((do * gate[:, None, None], terms))
+    return branches, torch.stack(columns, 1)
 
 
 def _gradient_terms(

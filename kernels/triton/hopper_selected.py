@@ -158,8 +158,10 @@ def _hopper_selected_forward_kernel(
         async_copy.commit_group()
         ahead = position + TOKENS
         slot_ahead = gl.load(query_slots + ahead, mask=ahead < last, other=0)
-        # As in `segment_forward`: the first tile's largest score gives total >= 1, and p must fit its type.
-        LIMIT: gl.constexpr = 2.0**15 if dtype == gl.float16 else 2.0**40
+        # bf16 has the range of fp32, so that its softmax needs no reference where scores are neither very large nor all
+        # very small. Else as in `segment_forward`: the first tile's largest score, which gives total >= 1.
+        NEAR_ZERO: gl.constexpr = dtype == gl.bfloat16
+        LIMIT: gl.constexpr = 2.0**15 if dtype == gl.float16 else 2.0**60
         exceeded = gl.zeros([BLOCK_M], gl.int1, gl.SliceLayout(1, s_layout))
         buffer = 0
         for start in range(first, last, TOKENS):
@@ -181,9 +183,13 @@ def _hopper_selected_forward_kernel(
 
             q_tile = q_shared.index(buffer)
             s = warpgroup_mma(q_tile, k_shared.index(0).permute((1, 0)), zero_s, use_acc=False)
-            s = gl.where(key_mask[None, :], s * scale_log2, _LOWEST)
-            reference = gl.max(s, 1)
-            p = gl.exp2(s - reference[:, None])
+            if NEAR_ZERO:
+                reference = gl.zeros([BLOCK_M], gl.float32, gl.SliceLayout(1, s_layout))
+                p = gl.where(key_mask[None, :], gl.exp2(s * scale_log2), 0.0)
+            else:
+                s = gl.where(key_mask[None, :], s * scale_log2, _LOWEST)
+                reference = gl.max(s, 1)
+                p = gl.exp2(s - reference[:, None])
             total = gl.sum(p, 1)
             accumulator = warpgroup_mma(
                 gl.convert_layout(p.to(dtype), p_layout), v_shared.index(0), zero_o, use_acc=False
@@ -193,7 +199,7 @@ def _hopper_selected_forward_kernel(
                 p = gl.exp2(s * scale_log2 - reference[:, None])
                 total += gl.sum(p, 1)
                 accumulator = warpgroup_mma(gl.convert_layout(p.to(dtype), p_layout), v_shared.index(t), accumulator)
-            exceeded = exceeded | (total >= LIMIT)
+            exceeded = exceeded | (total >= LIMIT) | (NEAR_ZERO & (total <= 1 / LIMIT))
             _store_tile(
                 *(o, lse, slot - first_slot, start + row // G < last, reference, total, accumulator),
                 *(HEADS, G, layout),

@@ -22,7 +22,7 @@ from kernels.segments import (
     window_segments,
 )
 from kernels.triton import select
-from kernels.triton.gradient_terms import gated_gradient_terms, gradient_terms
+from kernels.triton.gradient_terms import branch_gradients, gradient_terms
 from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
@@ -375,18 +375,20 @@ def _spatial_sparse_attention_backward(
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
     with _on_device(q):
         outputs, lses = (o_cmp, o_slc, o_win), (lse_cmp, lse_slc, lse_win)
-        (cmp_terms, slc_terms, win_terms), dgates = gated_gradient_terms(do, outputs, lses, gates)
+        ((do_cmp, cmp_terms), (do_slc, slc_terms), (do_win, win_terms)), dgates = branch_gradients(
+            do, outputs, lses, gates
+        )
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        dk_cmp, dv_cmp = segment_dkv(do, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
-        dq = segment_dq(do, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
+        dk_cmp, dv_cmp = segment_dkv(do_cmp, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
+        dq = segment_dq(do_cmp, q, k_cmp, v_cmp, cmp_terms, compressed, scale)
 
         window = window_segments(window_order, window_offsets)
-        dk_win, dv_win = segment_dkv(do, q, k, v, win_terms, window, scale)
-        dq_win = segment_dq(do, q, k, v, win_terms, window, scale)
+        dk_win, dv_win = segment_dkv(do_win, q, k, v, win_terms, window, scale)
+        dq_win = segment_dq(do_win, q, k, v, win_terms, window, scale)
 
         selected = Segments(query_slots, query_offsets, None, selection_offsets, block_indices.shape[2])
-        dk_slc, dv_slc = segment_dkv(do, q, k, v, slc_terms, selected, scale)
-        _selected_dq(do, q, k, v, slc_terms, selected, block_indices, scale, dq, dq_win)
+        dk_slc, dv_slc = segment_dkv(do_slc, q, k, v, slc_terms, selected, scale)
+        _selected_dq(do_slc, q, k, v, slc_terms, selected, block_indices, scale, dq, dq_win)
     return (
         *(dq, (dk_slc + dk_win).to(k.dtype), (dv_slc + dv_win).to(v.dtype)),
         *(dk_cmp.to(k_cmp.dtype), dv_cmp.to(v_cmp.dtype), dgates),

@@ -163,6 +163,19 @@ def test_scores_far_above_those_of_the_first_tile_are_computed_again(head_dim: i
 
 @pytest.mark.gpu
 @on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_scores_that_are_all_far_below_zero(head_dim: int, dtype: torch.dtype) -> None:
+    q, k, v = tensors(4, 2, head_dim, dtype, "cuda")
+    rows = torch.arange(q.shape[0], device="cuda")[:, None, None] % 3 > 0  # a run has tiles of both kinds
+    q = (torch.where(rows, -32 * head_dim**-0.5, 0.1) + 0.1 * q).to(dtype)
+    k = 3 + 0.1 * k
+    assert (q[1, 0].float() @ k[:, 0].float().T).max() * head_dim**-0.5 * 1.4427 < -61
+    check_selected(q, k, v, scale=head_dim**-0.5)
+
+
+@pytest.mark.gpu
+@on_hopper
 def test_one_graph_replays_for_other_inputs_with_equal_bits() -> None:
     q, k, v = tensors(16, 1, 64, torch.bfloat16, "cuda")
     blocks, offsets = selection(1, "cuda")

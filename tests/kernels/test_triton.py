@@ -166,13 +166,19 @@ def test_gates_of_zero_and_one_and_in_between(dtype: torch.dtype) -> None:
 
 def test_negative_gates_make_gradients_nan_and_not_wrong() -> None:
     layout = random_layout([20], seed=13).to(DEVICE)
-    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE, seed=13)
+    inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float16, device=DEVICE, seed=13)
     tensors = [x.requires_grad_() for x in dataclasses.replace(inputs, gates=-inputs.gates).tensors()]
     kernels.spatial_sparse_attention(*tensors, layout, topk=2, impl="triton").sum().backward()
     q, k, v, k_cmp, v_cmp, gates = (x.grad for x in tensors)
     assert all(grad is not None and grad.isnan().all() for grad in (q, k, v, k_cmp, v_cmp))
     assert gates is not None
     assert gates.isfinite().all()
+
+
+def test_negative_gates_in_fp32() -> None:
+    layout = random_layout([40], seed=14).to(DEVICE)
+    inputs = Inputs.random(layout, heads=4, kv_heads=2, head_dim=32, dtype=torch.float32, device=DEVICE, seed=14)
+    check(layout, dataclasses.replace(inputs, gates=1 - 2 * inputs.gates), topk=3)
 
 
 @pytest.mark.parametrize("scale", [0.02, 3.0, -1.0])
