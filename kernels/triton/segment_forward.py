@@ -202,7 +202,7 @@ def _segment_forward_kernel(
     if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
         reference, total, accumulator = _attend_all(
             *(q_tile, k, v, key_first, key_last, kv_head, key_index, scale_log2),
-            *(HAS_KEY_INDEX, WIDE, PRECISION, KV_HEADS, D, 32 if PEELED else BLOCK_N),
+            *(HAS_KEY_INDEX, WIDE, PRECISION, KV_HEADS, D, 16 if PEELED else BLOCK_N),
         )
 
     if HAS_SLOTS:
