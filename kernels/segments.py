@@ -69,22 +69,24 @@ def selected_segments(block_indices: Tensor, selection_offsets: Tensor, parts: i
     Padding (-1) sorts before the first segment, so no segment contains it.
     """
     kv_heads, num_tokens, slots = block_indices.shape
+    device, length = block_indices.device, num_tokens * slots
     num_keys = selection_offsets.shape[0]  # of one part: padding, then one for each block
     # One sort of all kv heads and parts, which are its upper digits: many small sorts take longer. A radix sort's
-    # passes are as many as the key has bytes.
-    dtype = torch.int16 if kv_heads * parts * num_keys < 2**15 else torch.int32
-
-    def count(end: int) -> Tensor:
-        return torch.arange(end, dtype=torch.int32, device=block_indices.device)
-
-    part = count(num_tokens) // max(1, token_range(0, parts, num_tokens)[1])
-    upper = (count(kv_heads)[:, None] * parts + part) * num_keys
-    keys, order = (block_indices + 1 + upper[:, :, None]).to(dtype).flatten().sort(stable=True)
-    offsets = torch.searchsorted(keys, (count(kv_heads * parts * num_keys) + 1).to(dtype), out_int32=True)
-    length = num_tokens * slots
-    offsets = offsets.view(kv_heads, parts, num_keys) - count(kv_heads)[:, None, None] * length
-    query_slots = (order % max(1, length)).to(torch.int32).view(kv_heads, length)
-    return Segments(query_slots, offsets.transpose(0, 1).contiguous(), None, selection_offsets, slots)
+    # passes are as many as the key has bytes. With few tokens every launch counts.
+    end = kv_heads * parts * num_keys
+    dtype = torch.int16 if end < 2**15 else torch.int32
+    size = token_range(0, parts, num_tokens)[1]
+    upper = torch.arange(1, end + 1, num_keys, dtype=torch.int32, device=device).view(kv_heads, parts, 1)
+    upper = upper.expand(-1, -1, size).reshape(kv_heads, parts * size)[:, :num_tokens, None]
+    keys = torch.add(block_indices, upper, out=torch.empty(block_indices.shape, dtype=dtype, device=device))
+    keys, order = keys.flatten().sort(stable=True)
+    boundaries = torch.arange(1, end + 1, dtype=dtype, device=device)
+    offsets = torch.searchsorted(keys, boundaries, out_int32=True).view(kv_heads, parts, num_keys)
+    starts = torch.arange(kv_heads, dtype=torch.int32, device=device) * length
+    query_slots = torch.empty(kv_heads, length, dtype=torch.int32, device=device)
+    torch.sub(order.view(kv_heads, length), starts[:, None], out=query_slots)
+    offsets = (offsets - starts[:, None, None]).transpose(0, 1).contiguous()
+    return Segments(query_slots, offsets, None, selection_offsets, slots)
 
 
 def token_range(part: int, parts: int, num_tokens: int) -> tuple[int, int]:
