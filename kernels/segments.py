@@ -78,13 +78,11 @@ def selected_segments(block_indices: Tensor, selection_offsets: Tensor, parts: i
     size = token_range(0, parts, num_tokens)[1]
     upper = torch.arange(1, end + 1, num_keys, dtype=torch.int32, device=device).view(kv_heads, parts, 1)
     upper = upper.expand(-1, -1, size).reshape(kv_heads, parts * size)[:, :num_tokens, None]
-    keys = torch.add(block_indices, upper, out=torch.empty(block_indices.shape, dtype=dtype, device=device))
-    keys, order = keys.flatten().sort(stable=True)
+    keys, order = (block_indices + upper).to(dtype).flatten().sort(stable=True)
     boundaries = torch.arange(1, end + 1, dtype=dtype, device=device)
     offsets = torch.searchsorted(keys, boundaries, out_int32=True).view(kv_heads, parts, num_keys)
     starts = torch.arange(kv_heads, dtype=torch.int32, device=device) * length
-    query_slots = torch.empty(kv_heads, length, dtype=torch.int32, device=device)
-    torch.sub(order.view(kv_heads, length), starts[:, None], out=query_slots)
+    query_slots = (order.view(kv_heads, length) - starts[:, None]).to(torch.int32)
     offsets = (offsets - starts[:, None, None]).transpose(0, 1).contiguous()
     return Segments(query_slots, offsets, None, selection_offsets, slots)
 
