@@ -4,8 +4,9 @@ The same numbers as `segment_forward`, by a schedule that Triton cannot express:
 in shared memory while many tiles of queries stream past, each copied while the one before it is computed. Triton
 would unroll the loop over resident tiles of keys and take all registers for it; here it stays a loop.
 
-Where the fixed reference of the softmax fails (see `segment_forward`) the program computes its tiles again with a
-running maximum, reading the keys in rounds of what fits; so it does from the start where a segment's keys do not fit.
+Where the softmax with a fixed reference (see `segment_forward`), or with none in bf16, leaves its range, the program
+computes its tiles again with a running maximum, reading the keys in rounds of what fits; so it does from the start
+where a segment's keys do not fit.
 """
 
 from __future__ import annotations
