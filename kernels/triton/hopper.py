@@ -1,4 +1,4 @@
-"""Where the Gluon kernel for Hopper replaces the Triton kernel in the selected branch's forward, and its tile sizes."""
+"""Where the Gluon kernels for Hopper replace Triton kernels, and their tile sizes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch import Tensor
+
+from kernels.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,27 @@ CONFIGS = {
     32: HopperConfig(64, 64, 4, 4, 8, registers=96),
     64: HopperConfig(128, 64, 8, 4, 8, registers=128),
     128: HopperConfig(128, 64, 8, 4, 8, registers=255),
+}
+
+
+@dataclass(frozen=True)
+class HopperDkvConfig:
+    """A tile of BLOCK_N keys a program, which BLOCK_M query rows (token, head pairs) pass at a time."""
+
+    block_m: int
+    block_n: int
+    stages: int  # tiles of queries in shared memory
+    registers: int  # per thread, on average over the warpgroup that computes and the one that copies
+    copy_registers: int  # of these, per thread that copies
+    dv_first: bool  # whether a tile's dV is begun before its dS is computed
+
+
+# By head dim, and whether queries are gathered: the selected branch, or the compressed one. Where there is none,
+# Triton's kernel is faster, or the accumulators do not fit.
+DKV_CONFIGS = {
+    (32, True): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=False),
+    (64, True): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
+    (64, False): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
 }
 
 _OLDEST_TRITON = (3, 6)
@@ -56,6 +79,25 @@ def supported(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
+def dkv_config(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments
+) -> HopperDkvConfig | None:
+    """How dK and dV are computed in Gluon, or None where Triton's kernel computes them.
+
+    Needs what `supported` does, keys in order, and queries of 16, 32 or 64 heads a kv head: a token is copied as a
+    whole, to where in shared memory a copy may begin.
+    """
+    tokens, heads, head_dim = q.shape
+    usable = (
+        segments.key_index is None
+        and supported(q, k, v)
+        and heads // k.shape[1] in (16, 32, 64)
+        and 2 * tokens * heads < 2**31
+        and all(x.data_ptr() % 16 == 0 for x in (do, terms))
+    )
+    return DKV_CONFIGS.get((head_dim, segments.query_slots is not None)) if usable else None
+
+
 @contextmanager
 def triton_only() -> Iterator[None]:
     """Everything runs on Triton kernels. For tuning it and for tests."""
@@ -70,9 +112,9 @@ def triton_only() -> Iterator[None]:
 def _available(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None:
         return False
-    return _triton_version() >= _OLDEST_TRITON and torch.cuda.get_device_capability(device) == (9, 0)
+    return triton_version() >= _OLDEST_TRITON and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 @functools.cache
-def _triton_version() -> tuple[int, ...]:
+def triton_version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", triton.__version__)[:2])

@@ -104,8 +104,9 @@ def launches(arch: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.d
         with mock.patch.object(segment_forward, "_WIDE_ELEMENTS", 1):  # as if there were millions of tokens
             o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
             o.backward(torch.zeros_like(o))
-        with mock.patch.object(hopper, "_available", return_value=arch == 90), torch.no_grad():
-            ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
+        with mock.patch.object(hopper, "_available", return_value=arch == 90):
+            o = ops.spatial_sparse_attention(q, k, v, k_cmp, v_cmp, random(24, 3), layout, topk=8, scale=scale)
+            o.backward(torch.zeros_like(o))
     return list(found)
 
 
@@ -153,6 +154,9 @@ def recorded(found: dict[Launch, None]) -> Iterator[None]:
                 signature[name], constants[name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name] = _TYPES[value.dtype]
+            elif hasattr(value, "block_shape"):  # a descriptor
+                shape = ", ".join(map(str, value.block_shape))
+                signature[name] = f"tensordesc<{_TYPES[value.base.dtype][1:]}[{shape}],{value.layout!r}>"
             else:
                 signature[name] = "fp32" if isinstance(value, float) else "i32"
         found[Launch(kernel, *(tuple(part.items()) for part in (signature, constants, options)))] = None

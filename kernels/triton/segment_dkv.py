@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.segments import Segments
+from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.long_lists import CHUNK_FIELDS, add_chunks, long_lists
 from kernels.triton.primitives import (
@@ -252,25 +253,33 @@ def segment_dkv(
     if num_tokens == 0:
         return torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
     config = segment_config("dkv", segments, q)
+    gluon = hopper.dkv_config(do, q, k, v, terms, segments)
+    block_m, block_n = (gluon or config).block_m, (gluon or config).block_n
     # The other side of a key tile is read from the parts' offsets.
-    tiles = tile_list(segments.key_offsets[None], segments.key_offsets, config.block_n, num_keys)
+    tiles = tile_list(segments.key_offsets[None], segments.key_offsets, block_n, num_keys)
     num_tiles, length = tiles.shape[1], num_tokens * segments.slots
     parts = segments.parts
     parts_a_share = -(-parts // _MOST_PART_SHARES)
     part_shares = -(-parts // parts_a_share)
-    splits = max(
-        1, min(_PROGRAMS // (num_tiles * kv_heads * part_shares), triton.cdiv(length, config.block_m), _MAX_SPLITS)
-    )
+    splits = max(1, min(_PROGRAMS // (num_tiles * kv_heads * part_shares), triton.cdiv(length, block_m), _MAX_SPLITS))
     shares = part_shares * splits
     lists = None
     # Selected: any token may choose any block. Lists in many splits need no limit besides.
     if segments.query_slots is not None and segments.key_index is None and splits < _ENOUGH_SPLITS:
-        lists = long_lists(segments, config.block_m // padded(heads // kv_heads), config.block_n, splits, num_tiles)
+        lists = long_lists(segments, block_m // padded(heads // kv_heads), block_n, splits, num_tiles)
 
     def gradients(count: int, rows: int, programs: int, splits: int, *, chunks: Tensor | None) -> tuple[Tensor, Tensor]:
         dk = torch.empty(count, rows, kv_heads, head_dim, dtype=torch.float32, device=q.device)
         dv = torch.empty_like(dk)
         limits = None if lists is None or chunks is not None else lists.limits
+        if gluon is not None:
+            from kernels.triton.hopper_dkv import hopper_segment_dkv  # what it imports is not in every Triton
+
+            hopper_segment_dkv(
+                *(do, q, k, v, terms, segments, gluon, dk, dv, tiles, chunks, limits),
+                *((programs, kv_heads), parts_a_share, splits, scale),
+            )
+            return dk, dv
         _segment_dkv_kernel[(programs, kv_heads)](
             *(q, k, v, do, terms, dk, dv),
             *(segments.query_slots, segments.query_offsets, segments.key_index, tiles, chunks, limits),
@@ -283,7 +292,7 @@ def segment_dkv(
         )
         return dk, dv
 
-    of_chunks = None if lists is None else gradients(lists.room, config.block_n, lists.room, 1, chunks=lists.chunks)
+    of_chunks = None if lists is None else gradients(lists.room, block_n, lists.room, 1, chunks=lists.chunks)
     of_shares = gradients(shares, num_keys, num_tiles * shares, splits, chunks=None)
     dk, dv = (x[0] if shares == 1 else x.sum(0) for x in of_shares)
     if lists is not None and of_chunks is not None:

@@ -1,4 +1,4 @@
-"""The Gluon kernel of gathered segments on Hopper: where it is chosen, and that it computes what Triton's does."""
+"""The Gluon kernels for Hopper: where they are chosen, and that they compute what Triton's do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.segments import Segments, selected_segments
-from kernels.triton import hopper
+from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
+from kernels.triton import hopper, segment_dkv
 from kernels.triton.segment_forward import segment_forward
 
 on_hopper = pytest.mark.skipif(
@@ -188,3 +188,148 @@ def test_one_graph_replays_for_other_inputs_with_equal_bits() -> None:
     graph.replay()
     for found, again in zip(captured, segment_forward(q, k, v, segments, 0.125, 1), strict=True):
         torch.testing.assert_close(found, again, rtol=0, atol=0, equal_nan=True)
+
+
+def gradients_of_rows(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: str = "cuda"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, dO, and terms [N, H, 2] that keep probabilities below about one."""
+    q, k, v = tensors(heads, kv_heads, head_dim, dtype, device)
+    lse = 4 + torch.rand(q.shape[:2], device=device)
+    return q, k, v, torch.randn_like(q), torch.stack([lse, torch.randn_like(lse)], 2)
+
+
+def exact_dkv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    do: Tensor,
+    terms: Tensor,
+    queries: list[list[Tensor]],
+    offsets: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """dK and dV [K, Hkv, D] in fp64; `queries`: by kv head and segment, the tokens of the segment."""
+    group = q.shape[1] // k.shape[1]
+    dk, dv = torch.zeros_like(k, dtype=torch.float64), torch.zeros_like(v, dtype=torch.float64)
+    for kv_head, lists in enumerate(queries):
+        heads = slice(kv_head * group, (kv_head + 1) * group)
+        for segment, tokens in enumerate(lists):
+            keys = slice(offsets[segment], offsets[segment + 1])
+            rows, gradients = (x[tokens, heads].double().flatten(0, 1) for x in (q, do))
+            lse, delta = terms[tokens, heads].double().flatten(0, 1).unbind(1)
+            p = (rows @ k[keys, kv_head].double().T * (scale * 1.4426950408889634) - lse[:, None]).exp2()
+            ds = p * (gradients @ v[keys, kv_head].double().T - delta[:, None])
+            dk[keys, kv_head] += scale * ds.T @ rows
+            dv[keys, kv_head] += p.T @ gradients
+    return dk, dv
+
+
+def check_dkv(
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, terms: Tensor, segments: Segments, queries: list[list[Tensor]]
+) -> None:
+    """Gluon's dK and dV are as near to the exact ones as Triton's."""
+    scale = q.shape[2] ** -0.5
+
+    def run() -> tuple[Tensor, Tensor]:
+        return segment_dkv.segment_dkv(do, q, k, v, terms, segments, scale)
+
+    assert hopper.dkv_config(do, q, k, v, terms, segments) is not None
+    with mock.patch.object(segment_dkv, "_segment_dkv_kernel", None):  # nothing may launch it
+        gluon = run()
+        again = run()
+    with hopper.triton_only():
+        by_triton = run()
+    expected = exact_dkv(q, k, v, do, terms, queries, segments.key_offsets, scale)
+    for found, repeated, other, exact_gradient in zip(gluon, again, by_triton, expected, strict=True):
+        assert torch.equal(found, repeated)
+
+        def worst(gradient: Tensor, exact_gradient: Tensor = exact_gradient) -> float:
+            norm = exact_gradient.norm(dim=-1)
+            return ((gradient.double() - exact_gradient).norm(dim=-1) / norm.where(norm > 0, 1)).max().item()
+
+        assert worst(found) <= 2 * worst(other) + torch.finfo(q.dtype).eps
+
+
+def selected_tokens(blocks: Tensor) -> list[list[Tensor]]:
+    return [[(by_head == block).any(1).nonzero().flatten() for block in range(len(SIZES))] for by_head in blocks]
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize("heads", [32, 64, 128])
+@pytest.mark.usefixtures("_available")
+def test_gradients_of_keys_that_the_gluon_kernel_computes(heads: int, head_dim: int) -> None:
+    q, k, v, do, terms = gradients_of_rows(heads, 2, head_dim, torch.bfloat16, "cpu")
+    blocks, offsets = selection(2, "cpu")
+    assert hopper.dkv_config(do, q, k, v, terms, selected_segments(blocks, offsets, 2)) is not None
+    compressed = hopper.dkv_config(do, q, k, v, terms, compressed_segments(offsets, offsets))
+    assert (compressed is not None) == (head_dim == 64)
+
+
+@pytest.mark.usefixtures("_available")
+def test_gradients_of_other_keys_stay_with_triton() -> None:
+    q, k, v, do, terms = gradients_of_rows(32, 2, 64, torch.bfloat16, "cpu")
+    blocks, offsets = selection(2, "cpu")
+    selected = selected_segments(blocks, offsets, 2)
+    assert hopper.dkv_config(do, q, k, v, terms, window_segments(torch.arange(len(q)).int(), offsets)) is None
+    assert hopper.dkv_config(do, q.float(), k.float(), v.float(), terms, selected) is None
+    for heads, head_dim in ((16, 64), (256, 64), (32, 128), (32, 16)):
+        other = gradients_of_rows(heads, 2, head_dim, torch.bfloat16, "cpu")
+        assert hopper.dkv_config(other[3], *other[:3], other[4], selected) is None
+    shifted = torch.empty(do.numel() + 1, dtype=do.dtype)[1:].view(do.shape)
+    assert hopper.dkv_config(shifted, q, k, v, terms, selected) is None
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(16, 1), (32, 2), (64, 2), (64, 1)])
+@pytest.mark.parametrize("parts", [1, 3, 17])  # with 17 a share takes three parts
+def test_gradients_of_selected_keys(parts: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    blocks, offsets = selection(kv_heads, "cuda")
+    tensors_ = gradients_of_rows(heads, kv_heads, head_dim, dtype)
+    check_dkv(*tensors_, selected_segments(blocks, offsets, parts), selected_tokens(blocks))
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gradients_of_long_lists_cut_into_chunks(parts: int, head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_dkv, "_PROGRAMS", 1)  # no splits
+    blocks, offsets = selection(2, "cuda")
+    blocks[0, :, 0] = 7  # nearly all tokens choose one block
+    blocks[0, :, 1:][blocks[0, :, 1:] == 7] = -1
+    segments = selected_segments(blocks, offsets, parts)
+    chunks = segment_dkv.long_lists(segments, 4, 64, 1, sum(SIZES) // 64 + len(SIZES)).chunks
+    assert (chunks[0, :, 0] >= 0).any()
+    check_dkv(*gradients_of_rows(32, 2, head_dim, torch.bfloat16), segments, selected_tokens(blocks))
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(16, 1), (32, 2), (128, 2)])
+def test_gradients_of_compressed_keys_of_several_samples(heads: int, kv_heads: int, dtype: torch.dtype) -> None:
+    q, k, v, do, terms = gradients_of_rows(heads, kv_heads, 64, dtype)
+    tokens = torch.tensor((0, 1, 1, 700, 703, q.shape[0]), device="cuda").int()  # the second sample is empty
+    keys = torch.tensor((0, 3, 3, 70, 199, 400), device="cuda").int()
+    queries = [[torch.arange(a, b, device="cuda") for a, b in tokens.unfold(0, 2, 1).tolist()]] * kv_heads
+    check_dkv(q, k[:400], v[:400], do, terms, compressed_segments(tokens, keys), queries)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_gradients_of_keys_replay_in_a_graph_with_equal_bits() -> None:
+    q, k, v, do, terms = gradients_of_rows(16, 1, 64, torch.bfloat16)
+    blocks, offsets = selection(1, "cuda")
+    segments = selected_segments(blocks, offsets, 2)
+    segment_dkv.segment_dkv(do, q, k, v, terms, segments, 0.125)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = segment_dkv.segment_dkv(do, q, k, v, terms, segments, 0.125)
+    do.copy_(torch.randn_like(do))
+    graph.replay()
+    for found, again in zip(captured, segment_dkv.segment_dkv(do, q, k, v, terms, segments, 0.125), strict=True):
+        assert torch.equal(found, again)
