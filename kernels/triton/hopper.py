@@ -56,6 +56,26 @@ DKV_CONFIGS = {
     (64, False): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
 }
 
+
+@dataclass(frozen=True)
+class HopperDqConfig:
+    """BLOCK_M query rows (token, head pairs) by BLOCK_N keys."""
+
+    block_m: int
+    block_n: int
+    resident: int  # tiles of keys in shared memory
+    stages: int  # tiles of queries in shared memory
+    run: int  # tiles of queries that a program computes
+    registers: int  # these two as `HopperDkvConfig`
+    copy_registers: int
+
+
+# By head dim, of the selected branch.
+DQ_CONFIGS = {
+    32: HopperDqConfig(64, 32, 8, 2, 16, registers=64, copy_registers=24),
+    64: HopperDqConfig(64, 64, 4, 2, 16, registers=128, copy_registers=24),
+}
+
 _OLDEST_TRITON = (3, 6)
 _forced_off = False
 
@@ -79,23 +99,34 @@ def supported(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def dkv_config(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments
-) -> HopperDkvConfig | None:
-    """How dK and dV are computed in Gluon, or None where Triton's kernel computes them.
+def _gradients_supported(do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments) -> bool:
+    """Whether dQ, dK and dV can be computed in Gluon.
 
     Needs what `supported` does, keys in order, and queries of 16, 32 or 64 heads a kv head: a token is copied as a
     whole, to where in shared memory a copy may begin.
     """
-    tokens, heads, head_dim = q.shape
-    usable = (
+    tokens, heads, _ = q.shape
+    return (
         segments.key_index is None
         and supported(q, k, v)
         and heads // k.shape[1] in (16, 32, 64)
         and 2 * tokens * heads < 2**31
         and all(x.data_ptr() % 16 == 0 for x in (do, terms))
     )
-    return DKV_CONFIGS.get((head_dim, segments.query_slots is not None)) if usable else None
+
+
+def dkv_config(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments
+) -> HopperDkvConfig | None:
+    """How dK and dV are computed in Gluon, or None where Triton's kernel computes them."""
+    usable = _gradients_supported(do, q, k, v, terms, segments)
+    return DKV_CONFIGS.get((q.shape[2], segments.query_slots is not None)) if usable else None
+
+
+def dq_config(do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments) -> HopperDqConfig | None:
+    """How dQ is computed in Gluon, or None where Triton's kernel computes it."""
+    usable = segments.query_slots is not None and _gradients_supported(do, q, k, v, terms, segments)
+    return DQ_CONFIGS.get(q.shape[2]) if usable else None
 
 
 @contextmanager

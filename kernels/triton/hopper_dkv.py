@@ -11,18 +11,16 @@ from __future__ import annotations
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_init,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.segments import Segments
 from kernels.triton.hopper import HopperDkvConfig, triton_version
+from kernels.triton.hopper_copies import copy_queries, row_descriptor, terms_descriptor
 
 _LOG2E = gl.constexpr(1.4426950408889634)
 _TILE_FIELDS = gl.constexpr(5)
@@ -30,8 +28,6 @@ _CHUNK_FIELDS = gl.constexpr(3)
 
 # Loaded while the scores are computed, which is 5 to 9 % faster. Triton 3.9's assembler lacks one register for it.
 _TERMS_EARLY = gl.constexpr(triton_version() < (3, 9))
-
-_copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed between Triton 3.7 and 3.8
 
 
 @gluon.jit
@@ -59,10 +55,10 @@ def _key_tile(tiles, chunks, num_tiles, LISTS: gl.constexpr, CHUNKS: gl.constexp
 
 
 @gluon.jit
-def _copy_queries(
-    q,  # descriptors: [N H, D] by G rows
+def _copy_lists(
+    q,  # descriptors, see `copy_queries`
     do,
-    terms,  # [2 N H] by 2 G numbers
+    terms,
     q_tiles,  # shared [STAGES, BLOCK_M, D]
     do_tiles,
     terms_tiles,  # shared fp32 [STAGES, 2 BLOCK_M]
@@ -76,33 +72,38 @@ def _copy_queries(
     splits,
     limit,
     kv_head,
-    rows,  # N H: rows that lie beyond become zero
+    rows,  # N H
     SLOTS: gl.constexpr,
     HAS_SLOTS: gl.constexpr,
     HEADS: gl.constexpr,
     G: gl.constexpr,
 ):
     STAGES: gl.constexpr = q_tiles.shape[0]
-    BLOCK_M: gl.constexpr = q_tiles.shape[1]
-    D: gl.constexpr = q_tiles.shape[2]
-    TOKENS: gl.constexpr = BLOCK_M // G
+    TOKENS: gl.constexpr = q_tiles.shape[1] // G
     stage = 0
     phase = 1  # that of the barriers' last round is over from the start
     for part in range(parts):
         first, last = _split_of_list(bounds + part * bounds_a_part, split, splits, limit, TOKENS)
         for start in range(first, last, TOKENS):
-            copied = full.index(stage)
             mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(copied, BLOCK_M * (4 * D + 8))
-            for position in gl.static_range(TOKENS):
-                token = start + position
-                if HAS_SLOTS:
-                    token = gl.load(query_slots + gl.minimum(token, last - 1)) // SLOTS
-                # Of a row beyond the list's end nothing is added: its dO and delta are zero.
-                row = gl.where(start + position < last, token * HEADS + kv_head * G, rows)
-                _copy(q, [row, 0], copied, q_tiles.index(stage).slice(position * G, G))
-                _copy(do, [row, 0], copied, do_tiles.index(stage).slice(position * G, G))
-                _copy(terms, [2 * row], copied, terms_tiles.index(stage).slice(position * 2 * G, 2 * G))
+            copy_queries(
+                q,
+                do,
+                terms,
+                q_tiles.index(stage),
+                do_tiles.index(stage),
+                terms_tiles.index(stage),
+                full.index(stage),
+                query_slots,
+                start,
+                last,
+                kv_head,
+                rows,
+                SLOTS,
+                HAS_SLOTS,
+                HEADS,
+                G,
+            )
             stage += 1
             if stage == STAGES:
                 stage = 0
@@ -114,8 +115,9 @@ def _load_terms(terms, layout: gl.constexpr):
     """Base-2 LSE and delta [BLOCK_M] of a tile, both of a query and of its neighbour by one load."""
     BLOCK_M: gl.constexpr = terms.shape[0] // 2
     # The rows of the products that are a thread's: two neighbours of every eight.
+    eights: gl.constexpr = [[16], [32], [64]] if BLOCK_M == 64 else [[16], [32]]
     numbers: gl.constexpr = gl.DistributedLinearLayout(
-        [[1], [2], [16], [32], [64]], [[4], [8], [0], [0], [0]], [[0], [0]], [], [2 * BLOCK_M]
+        [[1], [2]] + eights, [[4], [8], [0], [0], [0]], [[0], [0]], [], [2 * BLOCK_M]
     )
     lse, delta = gl.split(terms.load(numbers).reshape([BLOCK_M, 2]))
     return gl.convert_layout(lse, layout), gl.convert_layout(delta, layout)
@@ -125,7 +127,7 @@ def _load_terms(terms, layout: gl.constexpr):
 def _add_queries(
     k_tile,  # registers [BLOCK_N, D]
     v_tile,
-    q_tiles,  # these as `_copy_queries`
+    q_tiles,  # these as `_copy_lists`
     do_tiles,
     terms_tiles,
     full,
@@ -207,9 +209,9 @@ def _add_queries(
     ]
 )
 def _hopper_dkv_kernel(
-    q,  # descriptor of [N H, D] by G rows
-    do,  # as q
-    terms,  # descriptor of fp32 [2 N H] by 2 G numbers: base-2 LSE and delta
+    q,  # descriptors, see `copy_queries`
+    do,
+    terms,
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     dk,  # fp32 [shares, K, Hkv, D]; CHUNKS: [room, BLOCK_N, Hkv, D]
@@ -317,7 +319,7 @@ def _hopper_dkv_kernel(
                 ),
             ),
             (
-                _copy_queries,
+                _copy_lists,
                 (
                     q,
                     do,
@@ -369,16 +371,11 @@ def hopper_segment_dkv(
     """Fills dk and dv as `segment_dkv._segment_dkv_kernel` would, by the `config` that `hopper.dkv_config` gives."""
     num_tokens, heads, head_dim = q.shape
     num_keys, kv_heads, _ = k.shape
-    group, rows = heads // kv_heads, num_tokens * heads
-    swizzled = NVMMASharedLayout(min(2 * head_dim, 128), 16, 2)
-
-    def queries(x: Tensor) -> TensorDescriptor:
-        return TensorDescriptor(x, [rows, head_dim], [head_dim, 1], [group, head_dim], swizzled)
-
+    group = heads // kv_heads
     _hopper_dkv_kernel[grid](
-        *(queries(q), queries(do), TensorDescriptor(terms, [2 * rows], [1], [2 * group], NVMMASharedLayout(0, 32, 1))),
+        *(row_descriptor(q, group), row_descriptor(do, group), terms_descriptor(terms, group)),
         *(k, v, dk, dv, segments.query_slots, segments.query_offsets, tiles, chunks, limits),
-        *(num_tokens * segments.slots, tiles.shape[1], segments.count, num_keys, rows),
+        *(num_tokens * segments.slots, tiles.shape[1], segments.count, num_keys, num_tokens * heads),
         *(segments.parts, parts_a_share, splits, scale),
         KV_HEADS=kv_heads,
         G=group,

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.segments import Segments
+from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.primitives import (
     LOG2E,
@@ -165,6 +166,12 @@ def segment_dq(
     first, last = segments.slot_range(part, q.shape[0])
     dq = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
     if first == last:
+        return dq
+    gluon = hopper.dq_config(do, q, k, v, terms, segments)
+    if gluon is not None:
+        from kernels.triton.hopper_dq import hopper_segment_dq  # what it imports is not in every Triton
+
+        hopper_segment_dq(do, q, k, v, terms, segments, scale, part, gluon, dq)
         return dq
     config = segment_config("dq", segments, q)
     block_tokens = config.block_m // padded(heads // kv_heads)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
-from kernels.triton import hopper, segment_dkv
+from kernels.triton import hopper, segment_backward, segment_dkv
 from kernels.triton.segment_forward import segment_forward
 
 on_hopper = pytest.mark.skipif(
@@ -251,6 +251,23 @@ def check_dkv(
         assert worst(found) <= 2 * worst(other) + torch.finfo(q.dtype).eps
 
 
+def exact_dq(
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, terms: Tensor, blocks: Tensor, offsets: Tensor, scale: float
+) -> Tensor:
+    """dQ [N * SLOTS, H, D] of every slot in fp64; NaN where no block is chosen."""
+    group = q.shape[1] // k.shape[1]
+    dq = torch.full((q.shape[0], SLOTS, *q.shape[1:]), torch.nan, device=q.device, dtype=torch.float64)
+    for kv_head in range(k.shape[1]):
+        heads = slice(kv_head * group, (kv_head + 1) * group)
+        for block in range(len(SIZES)):
+            token, slot = (blocks[kv_head] == block).nonzero(as_tuple=True)
+            keys, values = (x[offsets[block] : offsets[block + 1], kv_head].double() for x in (k, v))
+            rows, gradients, row_terms = (x[token, heads].double() for x in (q, do, terms))
+            p = (rows @ keys.T * (scale * 1.4426950408889634) - row_terms[..., :1]).exp2()
+            dq[token, slot, heads] = scale * (p * (gradients @ values.T - row_terms[..., 1:])) @ keys
+    return dq.flatten(0, 1)
+
+
 def selected_tokens(blocks: Tensor) -> list[list[Tensor]]:
     return [[(by_head == block).any(1).nonzero().flatten() for block in range(len(SIZES))] for by_head in blocks]
 
@@ -317,6 +334,56 @@ def test_gradients_of_compressed_keys_of_several_samples(heads: int, kv_heads: i
     keys = torch.tensor((0, 3, 3, 70, 199, 400), device="cuda").int()
     queries = [[torch.arange(a, b, device="cuda") for a, b in tokens.unfold(0, 2, 1).tolist()]] * kv_heads
     check_dkv(q, k[:400], v[:400], do, terms, compressed_segments(tokens, keys), queries)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(16, 1), (32, 2), (64, 2), (64, 1)])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_gradients_of_queries(parts: int, heads: int, kv_heads: int, dtype: torch.dtype) -> None:
+    q, k, v, do, terms = gradients_of_rows(heads, kv_heads, 64, dtype)
+    blocks, offsets = selection(kv_heads, "cuda")
+    segments = selected_segments(blocks, offsets, parts)
+
+    def run() -> Tensor:
+        return torch.cat([segment_backward.segment_dq(do, q, k, v, terms, segments, 0.125, n) for n in range(parts)])
+
+    assert hopper.dq_config(do, q, k, v, terms, segments) is not None
+    with mock.patch.object(segment_backward, "_segment_dq_kernel", None):  # nothing may launch it
+        gluon, again = run(), run()
+    with hopper.triton_only():
+        by_triton = run()
+    expected = exact_dq(q, k, v, do, terms, blocks, offsets, 0.125)
+    written = ~expected.isnan()
+    # Memory was NaN before: all slots with a block are written, and no other.
+    assert torch.equal(~gluon.isnan(), written)
+    torch.testing.assert_close(gluon, again, rtol=0, atol=0, equal_nan=True)
+
+    def worst(dq: Tensor) -> float:
+        difference = (dq.double() - expected).where(written, 0).norm(dim=-1)
+        norm = expected.where(written, 0).norm(dim=-1)
+        return (difference / norm.where(norm > 0, 1)).max().item()
+
+    assert worst(gluon) <= 2 * worst(by_triton) + torch.finfo(dtype).eps
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_neither_other_segments_nor_overflow_beyond_the_last_key_reach_a_query() -> None:
+    q, k, v, do, terms = gradients_of_rows(16, 1, 64, torch.bfloat16)
+    blocks, offsets = selection(1, "cuda")
+    k, q = -8 + k / 16, 8 * torch.ones_like(q)  # all scores lie far below zero, and the LSE with them
+    terms[..., 0] -= 740
+    k[offsets[5] :], v[offsets[5] :] = torch.nan, torch.inf
+    segments = selected_segments(blocks, offsets, 1)
+    dq = segment_backward.segment_dq(do, q, k, v, terms, segments, 0.125)
+    finite = (blocks[0].flatten() >= 0) & (blocks[0].flatten() < 5)
+    expected = exact_dq(q, k, v, do, terms, blocks, offsets, 0.125)
+    assert expected[finite].norm() > 0
+    torch.testing.assert_close(
+        dq[finite].double(), expected[finite], rtol=0.05, atol=0.05 * expected[finite].std().item()
+    )
 
 
 @pytest.mark.gpu

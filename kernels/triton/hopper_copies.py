@@ -1,0 +1,80 @@
+"""What the Gluon kernels for Hopper share: copies by the tensor memory accelerator, one a token."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+# Renamed between Triton 3.6 and 3.9.
+copy_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+store_tile = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+warps_meet = getattr(gl, "barrier", None) or gl.thread_barrier
+
+
+@gluon.jit
+def copy_queries(
+    q,  # descriptors as `row_descriptor` makes them
+    do,
+    terms,  # descriptor as `terms_descriptor` makes it
+    q_tile,  # shared [BLOCK_M, D]
+    do_tile,
+    terms_tile,  # shared fp32 [2 BLOCK_M]
+    copied,  # barrier
+    query_slots,  # of the kv head's list
+    start,  # list position of the tile's first token
+    last,
+    kv_head,
+    rows,  # of q: what lies beyond becomes zero
+    SLOTS: gl.constexpr,
+    HAS_SLOTS: gl.constexpr,
+    HEADS: gl.constexpr,
+    G: gl.constexpr,
+):
+    """Start to copy a tile of queries. Rows past the list's end become zero, as do their dO, LSE and delta."""
+    BLOCK_M: gl.constexpr = q_tile.shape[0]
+    D: gl.constexpr = q_tile.shape[1]
+    mbarrier.expect(copied, BLOCK_M * (4 * D + 8))
+    for position in gl.static_range(BLOCK_M // G):
+        token = start + position
+        if HAS_SLOTS:
+            token = gl.load(query_slots + gl.minimum(token, last - 1)) // SLOTS
+        row = gl.where(start + position < last, token * HEADS + kv_head * G, rows)
+        copy_tile(q, [row, 0], copied, q_tile.slice(position * G, G))
+        copy_tile(do, [row, 0], copied, do_tile.slice(position * G, G))
+        copy_tile(terms, [2 * row], copied, terms_tile.slice(position * 2 * G, 2 * G))
+
+
+@gluon.jit
+def clear_rows(tile, first, WARPS: gl.constexpr):
+    """Zero in the rows of a tile [R, D] in shared memory from `first` on: those of other segments, maybe not finite."""
+    D: gl.constexpr = tile.shape[1]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [WARPS, 1], [1, 0])
+    row = gl.arange(0, tile.shape[0], layout=gl.SliceLayout(1, layout))
+    tile.store(gl.where((row < first)[:, None], tile.load(layout), 0.0).to(tile.dtype))
+
+
+def row_layout(head_dim: int) -> NVMMASharedLayout:
+    """Of 16-bit rows in shared memory, as warpgroup instructions read them."""
+    return NVMMASharedLayout(min(2 * head_dim, 128), 16, 2)
+
+
+def row_descriptor(x: Tensor, group: int) -> TensorDescriptor:
+    """Of x [N, H, D] as a matrix [N H, D], of which `group` rows are copied at a time: a token's of one kv head."""
+    tokens, heads, head_dim = x.shape
+    return TensorDescriptor(x, [tokens * heads, head_dim], [head_dim, 1], [group, head_dim], row_layout(head_dim))
+
+
+def terms_descriptor(terms: Tensor, group: int) -> TensorDescriptor:
+    """Of terms fp32 [N, H, 2] as a vector, of which those of `group` rows are copied at a time."""
+    return TensorDescriptor(terms, [terms.numel()], [1], [2 * group], NVMMASharedLayout(0, 32, 1))
+
+
+def key_descriptor(x: Tensor, block_n: int) -> TensorDescriptor:
+    """Of x [K, Hkv, D] as a matrix [K, Hkv D], of which `block_n` keys of one kv head are copied at a time."""
+    keys, kv_heads, head_dim = x.shape
+    width = kv_heads * head_dim
+    return TensorDescriptor(x, [keys, width], [width, 1], [block_n, head_dim], row_layout(head_dim))
