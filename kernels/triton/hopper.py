@@ -51,7 +51,7 @@ class HopperDkvConfig:
 # By head dim, and whether queries are gathered: the selected branch, or the compressed one. Where there is none,
 # Triton's kernel is faster, or the accumulators do not fit.
 DKV_CONFIGS = {
-    (32, True): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=False),
+    (32, True): HopperDkvConfig(32, 64, 4, registers=80, copy_registers=24, dv_first=False),
     (64, True): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
     (64, False): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
 }
@@ -119,8 +119,10 @@ def dkv_config(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments
 ) -> HopperDkvConfig | None:
     """How dK and dV are computed in Gluon, or None where Triton's kernel computes them."""
-    usable = _gradients_supported(do, q, k, v, terms, segments)
-    return DKV_CONFIGS.get((q.shape[2], segments.query_slots is not None)) if usable else None
+    if not _gradients_supported(do, q, k, v, terms, segments):
+        return None
+    config = DKV_CONFIGS.get((q.shape[2], segments.query_slots is not None))
+    return config if config is not None and config.block_m >= q.shape[1] // k.shape[1] else None
 
 
 def dq_config(do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Tensor, segments: Segments) -> HopperDqConfig | None:

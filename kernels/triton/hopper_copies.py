@@ -1,4 +1,4 @@
-"""What the Gluon kernels for Hopper share: copies by the tensor memory accelerator, one a token."""
+"""What the Gluon kernels for Hopper share: copies by the tensor memory accelerator."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ warps_meet = getattr(gl, "barrier", None) or gl.thread_barrier
 
 @gluon.jit
 def copy_queries(
-    q,  # descriptors as `row_descriptor` makes them
+    q,  # descriptors as `row_descriptor` and `terms_descriptor` of one token make them
     do,
-    terms,  # descriptor as `terms_descriptor` makes it
+    terms,
     q_tile,  # shared [BLOCK_M, D]
     do_tile,
-    terms_tile,  # shared fp32 [2 BLOCK_M]
+    terms_tile,  # shared fp32 [TOKENS, 2 G]
     copied,  # barrier
     query_slots,  # of the kv head's list
     start,  # list position of the tile's first token
     last,
     kv_head,
-    rows,  # of q: what lies beyond becomes zero
+    num_tokens,
     SLOTS: gl.constexpr,
     HAS_SLOTS: gl.constexpr,
     HEADS: gl.constexpr,
@@ -42,10 +42,33 @@ def copy_queries(
         token = start + position
         if HAS_SLOTS:
             token = gl.load(query_slots + gl.minimum(token, last - 1)) // SLOTS
-        row = gl.where(start + position < last, token * HEADS + kv_head * G, rows)
+        token = gl.where(start + position < last, token, num_tokens)  # there is no such row: zeros are copied
+        row = token * HEADS + kv_head * G
         copy_tile(q, [row, 0], copied, q_tile.slice(position * G, G))
         copy_tile(do, [row, 0], copied, do_tile.slice(position * G, G))
-        copy_tile(terms, [2 * row], copied, terms_tile.slice(position * 2 * G, 2 * G))
+        copy_tile(terms, [token, 2 * kv_head * G], copied, terms_tile.slice(position, 1))
+
+
+@gluon.jit
+def copy_whole_tile(
+    q,  # descriptors as `tile_descriptor` and `terms_descriptor` of a tile's tokens make them
+    do,
+    terms,
+    q_tile,  # these as `copy_queries`
+    do_tile,
+    terms_tile,
+    copied,
+    start,
+    kv_head,
+    G: gl.constexpr,
+):
+    """As `copy_queries`, of tokens in order that all belong to the list: three copies instead of three a token."""
+    BLOCK_M: gl.constexpr = q_tile.shape[0]
+    D: gl.constexpr = q_tile.shape[1]
+    mbarrier.expect(copied, BLOCK_M * (4 * D + 8))
+    copy_tile(q, [start, kv_head * G, 0], copied, q_tile.reshape([BLOCK_M // G, G, D]))
+    copy_tile(do, [start, kv_head * G, 0], copied, do_tile.reshape([BLOCK_M // G, G, D]))
+    copy_tile(terms, [start, 2 * kv_head * G], copied, terms_tile)
 
 
 @gluon.jit
@@ -68,9 +91,17 @@ def row_descriptor(x: Tensor, group: int) -> TensorDescriptor:
     return TensorDescriptor(x, [tokens * heads, head_dim], [head_dim, 1], [group, head_dim], row_layout(head_dim))
 
 
-def terms_descriptor(terms: Tensor, group: int) -> TensorDescriptor:
-    """Of terms fp32 [N, H, 2] as a vector, of which those of `group` rows are copied at a time."""
-    return TensorDescriptor(terms, [terms.numel()], [1], [2 * group], NVMMASharedLayout(0, 32, 1))
+def tile_descriptor(x: Tensor, block_tokens: int, group: int) -> TensorDescriptor:
+    """Of x [N, H, D], of which `group` rows of each of `block_tokens` tokens are copied at a time."""
+    head_dim = x.shape[2]
+    layout = NVMMASharedLayout(min(2 * head_dim, 128), 16, 3)
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [block_tokens, group, head_dim], layout)
+
+
+def terms_descriptor(terms: Tensor, block_tokens: int, group: int) -> TensorDescriptor:
+    """Of terms fp32 [N, H, 2] as a matrix [N, 2 H], by those of `group` rows of each of `block_tokens` tokens."""
+    tokens, width = terms.shape[0], 2 * terms.shape[1]
+    return TensorDescriptor(terms, [tokens, width], [width, 1], [block_tokens, 2 * group], NVMMASharedLayout(0, 32, 2))
 
 
 def key_descriptor(x: Tensor, block_n: int) -> TensorDescriptor:

@@ -20,7 +20,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from kernels.segments import Segments
 from kernels.triton.hopper import HopperDkvConfig, triton_version
-from kernels.triton.hopper_copies import copy_queries, row_descriptor, terms_descriptor
+from kernels.triton.hopper_copies import (
+    copy_queries,
+    copy_whole_tile,
+    row_descriptor,
+    terms_descriptor,
+    tile_descriptor,
+)
 
 _LOG2E = gl.constexpr(1.4426950408889634)
 _TILE_FIELDS = gl.constexpr(5)
@@ -59,9 +65,12 @@ def _copy_lists(
     q,  # descriptors, see `copy_queries`
     do,
     terms,
+    whole_q,
+    whole_do,
+    whole_terms,
     q_tiles,  # shared [STAGES, BLOCK_M, D]
     do_tiles,
-    terms_tiles,  # shared fp32 [STAGES, 2 BLOCK_M]
+    terms_tiles,  # shared fp32 [STAGES, TOKENS, 2 G]
     full,  # barriers [STAGES, 1]: a tile has been copied
     empty,  # a tile has been read
     query_slots,
@@ -72,7 +81,7 @@ def _copy_lists(
     splits,
     limit,
     kv_head,
-    rows,  # N H
+    num_tokens,
     SLOTS: gl.constexpr,
     HAS_SLOTS: gl.constexpr,
     HEADS: gl.constexpr,
@@ -86,24 +95,41 @@ def _copy_lists(
         first, last = _split_of_list(bounds + part * bounds_a_part, split, splits, limit, TOKENS)
         for start in range(first, last, TOKENS):
             mbarrier.wait(empty.index(stage), phase)
-            copy_queries(
-                q,
-                do,
-                terms,
-                q_tiles.index(stage),
-                do_tiles.index(stage),
-                terms_tiles.index(stage),
-                full.index(stage),
-                query_slots,
-                start,
-                last,
-                kv_head,
-                rows,
-                SLOTS,
-                HAS_SLOTS,
-                HEADS,
-                G,
-            )
+            whole = False
+            if not HAS_SLOTS:
+                whole = start + TOKENS <= last
+                if whole:
+                    copy_whole_tile(
+                        whole_q,
+                        whole_do,
+                        whole_terms,
+                        q_tiles.index(stage),
+                        do_tiles.index(stage),
+                        terms_tiles.index(stage),
+                        full.index(stage),
+                        start,
+                        kv_head,
+                        G,
+                    )
+            if not whole:
+                copy_queries(
+                    q,
+                    do,
+                    terms,
+                    q_tiles.index(stage),
+                    do_tiles.index(stage),
+                    terms_tiles.index(stage),
+                    full.index(stage),
+                    query_slots,
+                    start,
+                    last,
+                    kv_head,
+                    num_tokens,
+                    SLOTS,
+                    HAS_SLOTS,
+                    HEADS,
+                    G,
+                )
             stage += 1
             if stage == STAGES:
                 stage = 0
@@ -113,11 +139,16 @@ def _copy_lists(
 @gluon.jit
 def _load_terms(terms, layout: gl.constexpr):
     """Base-2 LSE and delta [BLOCK_M] of a tile, both of a query and of its neighbour by one load."""
-    BLOCK_M: gl.constexpr = terms.shape[0] // 2
+    BLOCK_M: gl.constexpr = terms.shape[0] * terms.shape[1] // 2
+    W: gl.constexpr = terms.shape[1]
     # The rows of the products that are a thread's: two neighbours of every eight.
-    eights: gl.constexpr = [[16], [32], [64]] if BLOCK_M == 64 else [[16], [32]]
+    registers: gl.constexpr = (
+        [[0, 1], [0, 2], [0, 16], [32 // W, 32 % W], [64 // W, 64 % W]]
+        if BLOCK_M == 64
+        else [[0, 1], [0, 2], [0, 16], [32 // W, 32 % W]]
+    )
     numbers: gl.constexpr = gl.DistributedLinearLayout(
-        [[1], [2]] + eights, [[4], [8], [0], [0], [0]], [[0], [0]], [], [2 * BLOCK_M]
+        registers, [[0, 4], [0, 8], [0, 0], [0, 0], [0, 0]], [[0, 0], [0, 0]], [], [2 * BLOCK_M // W, W]
     )
     lse, delta = gl.split(terms.load(numbers).reshape([BLOCK_M, 2]))
     return gl.convert_layout(lse, layout), gl.convert_layout(delta, layout)
@@ -202,7 +233,7 @@ def _add_queries(
         "num_tiles",
         "num_segments",
         "num_keys",
-        "num_rows",
+        "num_tokens",
         "parts",
         "parts_a_share",
         "splits",
@@ -212,6 +243,9 @@ def _hopper_dkv_kernel(
     q,  # descriptors, see `copy_queries`
     do,
     terms,
+    whole_q,
+    whole_do,
+    whole_terms,
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     dk,  # fp32 [shares, K, Hkv, D]; CHUNKS: [room, BLOCK_N, Hkv, D]
@@ -225,7 +259,7 @@ def _hopper_dkv_kernel(
     num_tiles,
     num_segments,
     num_keys,
-    num_rows,
+    num_tokens,
     parts,
     parts_a_share,
     splits,
@@ -281,10 +315,10 @@ def _hopper_dkv_kernel(
     v_tile = gl.convert_layout(gl.load(v + place + rows, mask=(n < keys)[:, None], other=0.0), operand)
 
     swizzled: gl.constexpr = gl.NVMMASharedLayout(min(2 * D, 128), 16, 2)
-    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 1)
+    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     q_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
     do_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, 2 * BLOCK_M], flat)
+    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, TOKENS, 2 * G], flat)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -324,6 +358,9 @@ def _hopper_dkv_kernel(
                     q,
                     do,
                     terms,
+                    whole_q,
+                    whole_do,
+                    whole_terms,
                     q_tiles,
                     do_tiles,
                     terms_tiles,
@@ -337,7 +374,7 @@ def _hopper_dkv_kernel(
                     splits,
                     limit,
                     kv_head,
-                    num_rows,
+                    num_tokens,
                     SLOTS,
                     HAS_SLOTS,
                     KV_HEADS * G,
@@ -372,10 +409,16 @@ def hopper_segment_dkv(
     num_tokens, heads, head_dim = q.shape
     num_keys, kv_heads, _ = k.shape
     group = heads // kv_heads
+    tokens = config.block_m // group
     _hopper_dkv_kernel[grid](
-        *(row_descriptor(q, group), row_descriptor(do, group), terms_descriptor(terms, group)),
+        *(row_descriptor(q, group), row_descriptor(do, group), terms_descriptor(terms, 1, group)),
+        *(
+            tile_descriptor(q, tokens, group),
+            tile_descriptor(do, tokens, group),
+            terms_descriptor(terms, tokens, group),
+        ),
         *(k, v, dk, dv, segments.query_slots, segments.query_offsets, tiles, chunks, limits),
-        *(num_tokens * segments.slots, tiles.shape[1], segments.count, num_keys, num_tokens * heads),
+        *(num_tokens * segments.slots, tiles.shape[1], segments.count, num_keys, num_tokens),
         *(segments.parts, parts_a_share, splits, scale),
         KV_HEADS=kv_heads,
         G=group,

@@ -46,7 +46,7 @@ def _copy_all(
     v,
     q_tiles,  # shared [STAGES, BLOCK_M, D]
     do_tiles,
-    terms_tiles,  # shared fp32 [STAGES, 2 BLOCK_M]
+    terms_tiles,  # shared fp32 [STAGES, TOKENS, 2 G]
     k_tiles,  # shared [RESIDENT, BLOCK_N, D]
     v_tiles,
     q_full,  # barriers [STAGES, 1]: a tile has been copied
@@ -59,7 +59,7 @@ def _copy_all(
     key_first,
     key_tiles,
     kv_head,
-    rows,
+    num_tokens,
     SLOTS: gl.constexpr,
     HEADS: gl.constexpr,
     G: gl.constexpr,
@@ -85,7 +85,7 @@ def _copy_all(
             first + group * TOKENS,
             last,
             kv_head,
-            rows,
+            num_tokens,
             SLOTS,
             True,
             HEADS,
@@ -173,8 +173,13 @@ def _compute(
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, s_layout, 2)
     # The rows of the products that are a thread's: two, eight apart; of each LSE and delta by one load.
+    W: gl.constexpr = 2 * G
     numbers: gl.constexpr = gl.DistributedLinearLayout(
-        [[1], [16]], [[0], [0], [2], [4], [8]], [[32], [64]], [], [2 * BLOCK_M]
+        [[0, 1], [0, 16]],
+        [[0, 0], [0, 0], [0, 2], [0, 4], [0, 8]],
+        [[32 // W, 32 % W], [64 // W, 64 % W]],
+        [],
+        [BLOCK_M // G, W],
     )
     zero = gl.zeros([BLOCK_M, BLOCK_N], gl.float32, s_layout)
     key_tiles = gl.cdiv(keys, BLOCK_N)
@@ -253,7 +258,7 @@ def _compute(
     tma.store_wait(pendings=0)
 
 
-@gluon.jit(do_not_specialize=["rows", "dq_rows", "num_tiles", "list_length", "first_slot"])
+@gluon.jit(do_not_specialize=["num_tokens", "dq_rows", "num_tiles", "list_length", "first_slot"])
 def _hopper_dq_kernel(
     q,  # descriptors: see `copy_queries` and `_copy_all`
     do,
@@ -263,7 +268,7 @@ def _hopper_dq_kernel(
     dq,  # descriptor of [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
     tiles,  # int32 [C, num_tiles, TILE_FIELDS]: runs of the query lists
-    rows,  # N H
+    num_tokens,
     dq_rows,
     num_tiles,
     list_length,
@@ -295,10 +300,10 @@ def _hopper_dq_kernel(
     query_slots += list_index * list_length
 
     swizzled: gl.constexpr = gl.NVMMASharedLayout(min(2 * D, 128), 16, 2)
-    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 1)
+    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     q_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
     do_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, 2 * BLOCK_M], flat)
+    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M // G, 2 * G], flat)
     k_tiles = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], swizzled)
     v_tiles = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], swizzled)
     result = gl.allocate_shared_memory(dtype, [BLOCK_M, D], swizzled)
@@ -364,7 +369,7 @@ def _hopper_dq_kernel(
                     key_first,
                     gl.cdiv(keys, BLOCK_N),
                     kv_head,
-                    rows,
+                    num_tokens,
                     SLOTS,
                     HEADS,
                     G,
@@ -396,9 +401,9 @@ def hopper_segment_dq(
     run = config.run * config.block_m // group
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, run, last - first)
     _hopper_dq_kernel[(tiles.shape[1], kv_heads)](
-        *(row_descriptor(q, group), row_descriptor(do, group), terms_descriptor(terms, group)),
+        *(row_descriptor(q, group), row_descriptor(do, group), terms_descriptor(terms, 1, group)),
         *(key_descriptor(k, config.block_n), key_descriptor(v, config.block_n), row_descriptor(dq, group)),
-        *(segments.query_slots, tiles, num_tokens * heads, dq.shape[0] * heads, tiles.shape[1]),
+        *(segments.query_slots, tiles, num_tokens, dq.shape[0] * heads, tiles.shape[1]),
         *(num_tokens * segments.slots, first, scale),
         KV_HEADS=kv_heads,
         G=group,
