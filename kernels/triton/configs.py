@@ -51,10 +51,16 @@ class TileConfig:
     # Whether what fills no whole tile gets a tile of its own outside the loop, which then needs no masks and, in
     # forward, no running maximum. A second copy of the loop's body can cost registers.
     peeled: bool = True
+    # Registers a thread may take at most, where the compiler would take a few more and one program less would fit.
+    registers: int | None = None
+    # Of the compressed forward: whether the matrix units take the queries out of registers, not shared memory, where
+    # they then read the keys faster.
+    queries_in_registers: bool = False
 
     def launch_arguments(self) -> dict[str, int | bool]:
         """The segment kernels' keyword arguments."""
         return {
+            **({} if self.registers is None else {"maxnreg": self.registers}),
             "PEELED": self.peeled,
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,

@@ -155,6 +155,7 @@ def _segment_forward_kernel(
     HAS_KEY_INDEX: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
+    QUERIES_IN_REGISTERS: tl.constexpr,
     PEELED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -183,6 +184,8 @@ def _segment_forward_kernel(
         first, last, kv_head, query_slots, True, SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, BLOCK_G, BLOCK_M
     )
     q_tile = load_rows(q, base, offsets, mask, True, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    if QUERIES_IN_REGISTERS:  # what comes straight from a load goes to shared memory, anything computed does not
+        q_tile = tl.where(mask[:, None], q_tile, 0.0)
 
     reference = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -242,6 +245,7 @@ def segment_forward(
         *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
+        QUERIES_IN_REGISTERS=config.queries_in_registers,
         **config.launch_arguments(),
     )
     return o, lse
