@@ -105,12 +105,10 @@ def _gradients_supported(do: Tensor, q: Tensor, k: Tensor, v: Tensor, terms: Ten
     Needs what `supported` does, keys in order, and queries of 16, 32 or 64 heads a kv head: a token is copied as a
     whole, to where in shared memory a copy may begin.
     """
-    tokens, heads, _ = q.shape
     return (
         segments.key_index is None
         and supported(q, k, v)
-        and heads // k.shape[1] in (16, 32, 64)
-        and 2 * tokens * heads < 2**31
+        and q.shape[1] // k.shape[1] in (16, 32, 64)
         and all(x.data_ptr() % 16 == 0 for x in (do, terms))
     )
 

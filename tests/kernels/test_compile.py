@@ -24,7 +24,7 @@ EXPECTED = {
     "_chunks_kernel",
     "_add_chunks_kernel",
 }
-HOPPER = {"_hopper_selected_forward_kernel", "_hopper_dkv_kernel"}
+HOPPER = {"_hopper_selected_forward_kernel", "_hopper_dkv_kernel", "_hopper_dq_kernel"}
 
 
 @pytest.mark.slow

@@ -291,6 +291,7 @@ def test_gradients_of_other_keys_stay_with_triton() -> None:
     selected = selected_segments(blocks, offsets, 2)
     assert hopper.dkv_config(do, q, k, v, terms, window_segments(torch.arange(len(q)).int(), offsets)) is None
     assert hopper.dkv_config(do, q.float(), k.float(), v.float(), terms, selected) is None
+    assert hopper.dq_config(do, q, k, v, terms, compressed_segments(offsets, offsets)) is None
     for heads, head_dim in ((16, 64), (256, 64), (32, 128), (32, 16)):
         other = gradients_of_rows(heads, 2, head_dim, torch.bfloat16, "cpu")
         assert hopper.dkv_config(other[3], *other[:3], other[4], selected) is None
