@@ -48,8 +48,8 @@ class HopperDkvConfig:
     dv_first: bool  # whether a tile's dV is begun before its dS is computed
 
 
-# By head dim, and whether queries are gathered: the selected branch, or the compressed one. Where there is none,
-# Triton's kernel is faster, or the accumulators do not fit.
+# By head dim, and whether queries are gathered: the selected branch, or the compressed one. The fastest of those tried
+# (kernels/PERFORMANCE.md). Where there is none, Triton's kernel is faster, or the accumulators do not fit.
 DKV_CONFIGS = {
     (32, True): HopperDkvConfig(32, 64, 4, registers=80, copy_registers=24, dv_first=False),
     (64, True): HopperDkvConfig(64, 64, 4, registers=128, copy_registers=24, dv_first=True),
@@ -70,7 +70,7 @@ class HopperDqConfig:
     copy_registers: int
 
 
-# By head dim, of the selected branch.
+# By head dim, of the selected branch. The fastest of those tried.
 DQ_CONFIGS = {
     32: HopperDqConfig(64, 32, 8, 2, 16, registers=64, copy_registers=24),
     64: HopperDqConfig(64, 64, 4, 2, 16, registers=128, copy_registers=24),
