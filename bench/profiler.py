@@ -351,7 +351,7 @@ def _local_bytes() -> dict[_Variant, int]:
 
 
 def kernel_flops(provider: Provider, problem: Problem, stage: Stage) -> dict[str, float]:
-    """FLOPs that our Triton kernels spend on matrix products in a call, by kernel; each product of the attention's.
+    """FLOPs of the matrix products that our Triton and Gluon kernels compute in a call, by kernel.
 
     What the kernels compute, recomputed scores included: forward QK^T and PV; dq QK^T, dO V^T and dS K; dk and dv
     QK^T, dO V^T, dS^T Q and P^T dO. `bench.accounting` counts the scores of backward once, by convention.
@@ -361,14 +361,36 @@ def kernel_flops(provider: Provider, problem: Problem, stage: Stage) -> dict[str
     costs: dict[Stage, Costs] = ssa_costs(problem.layout, block_indices(problem, "triton"), problem.shape)
     if stage == "select":
         return {"_select_blocks_kernel": costs["select"]["fwd"].flops}
-    attended: Sequence[Stage] = ("cmp", "slc", "win") if stage == "total" else (stage,)
-    product = sum(costs[branch]["fwd"].flops for branch in attended) / 2
-    return {
-        "_segment_forward_kernel": 2 * product,
-        "_segment_dq_kernel": 3 * product,
-        "_segment_dkv_kernel": 4 * product,
-        "_select_blocks_kernel": costs["select"]["fwd"].flops,
-    }
+    found: dict[str, float] = {}
+    for branch in ("cmp", "slc", "win") if stage == "total" else (stage,):
+        product = costs[branch]["fwd"].flops / 2
+        for kernel, products in zip(_branch_kernels(problem, branch), (2, 3, 4), strict=True):
+            found[kernel] = found.get(kernel, 0.0) + products * product
+    if stage == "total":
+        found["_select_blocks_kernel"] = costs["select"]["fwd"].flops
+    return found
+
+
+def _branch_kernels(problem: Problem, branch: Stage) -> tuple[str, str, str]:
+    """The kernels of a branch: forward, dq, and dk and dv."""
+    from kernels.segments import compressed_segments, selected_segments, window_segments
+    from kernels.triton import hopper
+
+    x, layout = problem.inputs, problem.layout
+    k, v = (x.k_cmp, x.v_cmp) if branch == "cmp" else (x.k, x.v)
+    if branch == "cmp":
+        segments = compressed_segments(layout.cu_seqlens, layout.cu_compression)
+    elif branch == "slc":
+        segments = selected_segments(block_indices(problem, "triton"), layout.selection_offsets, 1)
+    else:
+        segments = window_segments(layout.window_order, layout.window_offsets)
+    gradients = (x.q, x.q, k, v, x.q, segments)  # dO and the terms lie like q
+    gluon_forward = branch == "slc" and hopper.supported(x.q, k, v)
+    return (
+        "_hopper_selected_forward_kernel" if gluon_forward else "_segment_forward_kernel",
+        "_segment_dq_kernel" if hopper.dq_config(*gradients) is None else "_hopper_dq_kernel",
+        "_segment_dkv_kernel" if hopper.dkv_config(*gradients) is None else "_hopper_dkv_kernel",
+    )
 
 
 def _host_rows(recorded: torch_profile) -> tuple[list[Row], float]:

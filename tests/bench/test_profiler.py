@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -92,6 +93,28 @@ def test_the_products_of_our_kernels_come_from_the_real_selection(problem: Probl
     assert whole["_segment_forward_kernel"] + whole["_select_blocks_kernel"] == costs["total"]["fwd"].flops
     assert kernel_flops(provider, problem, "select") == {"_select_blocks_kernel": costs["select"]["fwd"].flops}
     assert kernel_flops(get_provider("ssa-eager"), problem, "win") == {}
+
+
+def test_on_hopper_products_are_those_of_the_kernels_that_run_there() -> None:
+    from kernels.triton import hopper
+
+    shape = SHAPE.model_copy(update={"heads": 16, "kv_heads": 1, "head_dim": 64, "dtype": "bfloat16"})
+    problem = make_problem(make_tokens("gyroid", 64), shape, device="cpu", seed=0)
+    chosen = block_indices(problem, "eager")
+    problem.once("block_indices triton", lambda: chosen)
+    costs = ssa_costs(problem.layout, chosen, shape)
+    with mock.patch.object(hopper, "_available", return_value=True):
+        found = kernel_flops(get_provider("ssa-triton"), problem, "total")
+    cmp, slc, win = (costs[branch]["fwd"].flops for branch in ("cmp", "slc", "win"))
+    assert found == {
+        "_segment_forward_kernel": cmp + win,
+        "_hopper_selected_forward_kernel": slc,
+        "_segment_dq_kernel": 1.5 * (cmp + win),
+        "_hopper_dq_kernel": 1.5 * slc,
+        "_segment_dkv_kernel": 2 * win,
+        "_hopper_dkv_kernel": 2 * (cmp + slc),
+        "_select_blocks_kernel": costs["select"]["fwd"].flops,
+    }
 
 
 def test_the_kernels_with_known_products_exist(problem: Problem) -> None:
