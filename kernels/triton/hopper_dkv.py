@@ -27,10 +27,8 @@ from kernels.triton.hopper_copies import (
     terms_descriptor,
     tile_descriptor,
 )
-
-_LOG2E = gl.constexpr(1.4426950408889634)
-_TILE_FIELDS = gl.constexpr(5)
-_CHUNK_FIELDS = gl.constexpr(3)
+from kernels.triton.long_lists import CHUNK_FIELDS
+from kernels.triton.primitives import LOG2E, TILE_FIELDS
 
 # Loaded while the scores are computed, which is 5 to 9 % faster. Triton 3.9's assembler lacks one register for it.
 _TERMS_EARLY = gl.constexpr(triton_version() < (3, 9))
@@ -53,9 +51,9 @@ def _key_tile(tiles, chunks, num_tiles, LISTS: gl.constexpr, CHUNKS: gl.constexp
     share = program // num_tiles
     if CHUNKS:
         list_index = gl.program_id(1) if LISTS > 1 else 0
-        tile = gl.load(chunks + (list_index * gl.num_programs(0) + program) * _CHUNK_FIELDS)
+        tile = gl.load(chunks + (list_index * gl.num_programs(0) + program) * CHUNK_FIELDS)
         share = 0
-    tiles += gl.maximum(tile, 0) * _TILE_FIELDS
+    tiles += gl.maximum(tile, 0) * TILE_FIELDS
     first = gl.load(tiles + 1)
     return gl.where(tile < 0, -1, gl.load(tiles)), first, gl.load(tiles + 2) - first, share
 
@@ -182,7 +180,7 @@ def _add_queries(
     D: gl.constexpr = q_tiles.shape[2]
     BLOCK_N: gl.constexpr = k_tile.shape[0]
     dtype: gl.constexpr = q_tiles.dtype
-    scale_log2 = scale * _LOG2E
+    scale_log2 = scale * LOG2E
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     zero = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, s_layout)
@@ -296,7 +294,7 @@ def _hopper_dkv_kernel(
     if LIMITED:
         limit = gl.load(limits + list_index)
     if CHUNKS:  # a chunk is a list of its own
-        bounds = chunks + (list_index * gl.num_programs(0) + gl.program_id(0)) * _CHUNK_FIELDS + 1
+        bounds = chunks + (list_index * gl.num_programs(0) + gl.program_id(0)) * CHUNK_FIELDS + 1
     count = share * 0
     for part in range(share_parts):
         first, last = _split_of_list(bounds + part * bounds_a_part, split, splits, limit, TOKENS)

@@ -31,10 +31,7 @@ from kernels.triton.hopper_copies import (
     terms_descriptor,
     warps_meet,
 )
-from kernels.triton.primitives import tile_list
-
-_LOG2E = gl.constexpr(1.4426950408889634)
-_TILE_FIELDS = gl.constexpr(5)
+from kernels.triton.primitives import LOG2E, TILE_FIELDS, tile_list
 
 
 @gluon.jit
@@ -219,7 +216,7 @@ def _compute(
             key_mask,
             added,
             zero,
-            scale * _LOG2E,
+            scale * LOG2E,
             True,
             o_layout,
         )
@@ -238,7 +235,7 @@ def _compute(
                 key_mask,
                 added,
                 zero,
-                scale * _LOG2E,
+                scale * LOG2E,
                 False,
                 o_layout,
             )
@@ -290,7 +287,7 @@ def _hopper_dq_kernel(
     dtype: gl.constexpr = q.dtype
     kv_head = gl.program_id(1)
     list_index = kv_head if LISTS > 1 else 0
-    tile = tiles + (list_index * num_tiles + gl.program_id(0)) * _TILE_FIELDS
+    tile = tiles + (list_index * num_tiles + gl.program_id(0)) * TILE_FIELDS
     if gl.load(tile) < 0:
         return
     first = gl.load(tile + 1)

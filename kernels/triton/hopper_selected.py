@@ -19,17 +19,14 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from kernels.segments import Segments
 from kernels.triton.hopper import CONFIGS
-from kernels.triton.primitives import tile_list
+from kernels.triton.hopper_copies import warps_meet
+from kernels.triton.primitives import LN2, LOG2E, TILE_FIELDS, tile_list
 
-_LOG2E = gl.constexpr(1.4426950408889634)
-_LN2 = gl.constexpr(0.6931471805599453)
 # Below every score; finite, so that differences are never NaN.
 _LOWEST = gl.constexpr(-1e38)
-_TILE_FIELDS = gl.constexpr(5)
 
 # Renamed between Triton 3.6 and 3.9.
 _async_copy = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
-_barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 @gluon.jit
@@ -79,7 +76,7 @@ def _store_tile(
     inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, accumulator.type.layout))
     values = gl.convert_layout((accumulator * inverse[:, None]).to(o.dtype.element_ty), layout)
     gl.store(o + (rows[:, None] * D + d[None, :]), values, mask=mask[:, None])
-    gl.store(lse + rows, gl.convert_layout((reference + gl.log2(total)) * _LN2, row_layout), mask=mask)
+    gl.store(lse + rows, gl.convert_layout((reference + gl.log2(total)) * LN2, row_layout), mask=mask)
 
 
 @gluon.jit(do_not_specialize=["num_tiles", "list_length", "first_slot"])
@@ -118,7 +115,7 @@ def _hopper_selected_forward_kernel(
 
     kv_head = gl.program_id(1)
     list_index = kv_head if LISTS > 1 else 0
-    tile = tiles + (list_index * num_tiles + gl.program_id(0)) * _TILE_FIELDS
+    tile = tiles + (list_index * num_tiles + gl.program_id(0)) * TILE_FIELDS
     if gl.load(tile) < 0:
         return
     first = gl.load(tile + 1)
@@ -126,7 +123,7 @@ def _hopper_selected_forward_kernel(
     key_first = gl.load(tile + 3)
     keys = gl.load(tile + 4) - key_first
     query_slots += list_index * list_length
-    scale_log2 = scale * _LOG2E
+    scale_log2 = scale * LOG2E
     q += kv_head * (G * D)
     o += kv_head * (G * D)
     lse += kv_head * G
@@ -166,7 +163,7 @@ def _hopper_selected_forward_kernel(
         exceeded = gl.zeros([BLOCK_M], gl.int1, gl.SliceLayout(1, s_layout))
         buffer = 0
         for start in range(first, last, TOKENS):
-            _barrier()  # every warp has read the tile before this one, which is copied over now
+            warps_meet()  # every warp has read the tile before this one, which is copied over now
             _copy_rows(
                 q_shared.index(1 - buffer),
                 q,
@@ -180,7 +177,7 @@ def _hopper_selected_forward_kernel(
             slot_ahead = gl.load(query_slots + ahead, mask=ahead < last, other=0)
             async_copy.wait_group(1)  # all but the group just committed
             fence_async_shared()
-            _barrier()
+            warps_meet()
 
             q_tile = q_shared.index(buffer)
             s = warpgroup_mma(q_tile, k_shared.index(0).permute((1, 0)), zero_s, use_acc=False)
@@ -228,7 +225,7 @@ def _hopper_selected_forward_kernel(
                 async_copy.commit_group()
                 async_copy.wait_group(0)
                 fence_async_shared()
-                _barrier()
+                warps_meet()
                 for t in range(count):
                     s = warpgroup_mma(q_shared.index(0), k_shared.index(t).permute((1, 0)), zero_s, use_acc=False)
                     key_mask = column < keys - round_first - t * BLOCK_N
@@ -242,7 +239,7 @@ def _hopper_selected_forward_kernel(
                         gl.convert_layout(p.to(dtype), p_layout), v_shared.index(t), accumulator
                     )
                     largest = new_largest
-                _barrier()
+                warps_meet()
             _store_tile(o, lse, slot - first_slot, here < last, largest, total, accumulator, HEADS, G, rare_layout)
 
 
