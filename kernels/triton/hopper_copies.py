@@ -16,14 +16,42 @@ warps_meet = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 @gluon.jit
+def query_tiles(dtype: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, G: gl.constexpr, D: gl.constexpr):
+    """Room for tiles of queries: q and dO [STAGES, BLOCK_M, D], terms fp32 [STAGES, TOKENS, 2 G], and two barriers of
+    each tile [STAGES, 1]: it has been copied; it has been read.
+    """
+    swizzled: gl.constexpr = gl.NVMMASharedLayout(min(2 * D, 128), 16, 2)
+    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
+    q = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
+    do = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
+    terms = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M // G, 2 * G], flat)
+    full, empty = barriers(STAGES)
+    return q, do, terms, full, empty
+
+
+@gluon.jit
+def barriers(COUNT: gl.constexpr):
+    """Two barriers [COUNT, 1] of each of several places in shared memory: it is full; it is empty."""
+    full = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for place in gl.static_range(COUNT):
+        mbarrier.init(full.index(place), count=1)
+        mbarrier.init(empty.index(place), count=1)
+    return full, empty
+
+
+@gluon.jit
+def tile_of_queries(tiles, stage):
+    """q, dO, terms and the barriers of one of `query_tiles`."""
+    q, do, terms, full, empty = tiles
+    return q.index(stage), do.index(stage), terms.index(stage), full.index(stage), empty.index(stage)
+
+
+@gluon.jit
 def copy_queries(
-    q,  # descriptors as `row_descriptor` and `terms_descriptor` of one token make them
-    do,
-    terms,
-    q_tile,  # shared [BLOCK_M, D]
-    do_tile,
-    terms_tile,  # shared fp32 [TOKENS, 2 G]
-    copied,  # barrier
+    sources,  # descriptors of q, dO and terms as `row_descriptor` and `terms_descriptor` of one token make them
+    tiles,  # of queries, see `tile_of_queries`
+    stage,
     query_slots,  # of the kv head's list
     start,  # list position of the tile's first token
     last,
@@ -35,6 +63,8 @@ def copy_queries(
     G: gl.constexpr,
 ):
     """Start to copy a tile of queries. Rows past the list's end become zero, as do their dO, LSE and delta."""
+    q, do, terms = sources
+    q_tile, do_tile, terms_tile, copied, _ = tile_of_queries(tiles, stage)
     BLOCK_M: gl.constexpr = q_tile.shape[0]
     D: gl.constexpr = q_tile.shape[1]
     mbarrier.expect(copied, BLOCK_M * (4 * D + 8))
@@ -51,18 +81,16 @@ def copy_queries(
 
 @gluon.jit
 def copy_whole_tile(
-    q,  # descriptors as `tile_descriptor` and `terms_descriptor` of a tile's tokens make them
-    do,
-    terms,
-    q_tile,  # these as `copy_queries`
-    do_tile,
-    terms_tile,
-    copied,
+    sources,  # descriptors of q, dO and terms as `tile_descriptor` and `terms_descriptor` of a tile's tokens make them
+    tiles,  # these as `copy_queries`
+    stage,
     start,
     kv_head,
     G: gl.constexpr,
 ):
     """As `copy_queries`, of tokens in order that all belong to the list: three copies instead of three a token."""
+    q, do, terms = sources
+    q_tile, do_tile, terms_tile, copied, _ = tile_of_queries(tiles, stage)
     BLOCK_M: gl.constexpr = q_tile.shape[0]
     D: gl.constexpr = q_tile.shape[1]
     mbarrier.expect(copied, BLOCK_M * (4 * D + 8))

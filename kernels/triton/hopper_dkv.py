@@ -23,9 +23,11 @@ from kernels.triton.hopper import HopperDkvConfig, triton_version
 from kernels.triton.hopper_copies import (
     copy_queries,
     copy_whole_tile,
+    query_tiles,
     row_descriptor,
     terms_descriptor,
     tile_descriptor,
+    tile_of_queries,
 )
 from kernels.triton.long_lists import CHUNK_FIELDS
 from kernels.triton.primitives import LOG2E, TILE_FIELDS
@@ -60,24 +62,10 @@ def _key_tile(tiles, chunks, num_tiles, LISTS: gl.constexpr, CHUNKS: gl.constexp
 
 @gluon.jit
 def _copy_lists(
-    q,  # descriptors, see `copy_queries`
-    do,
-    terms,
-    whole_q,
-    whole_do,
-    whole_terms,
-    q_tiles,  # shared [STAGES, BLOCK_M, D]
-    do_tiles,
-    terms_tiles,  # shared fp32 [STAGES, TOKENS, 2 G]
-    full,  # barriers [STAGES, 1]: a tile has been copied
-    empty,  # a tile has been read
-    query_slots,
-    bounds,  # of the first part's list
-    bounds_a_part,
-    parts,
-    split,
-    splits,
-    limit,
+    sources,  # descriptors, see `copy_queries`
+    whole,  # descriptors, see `copy_whole_tile`
+    queries,  # tiles, see `query_tiles`
+    lists,  # slots; where the first part's list is bounded, and how far on the next one; parts; as `_split_of_list`
     kv_head,
     num_tokens,
     SLOTS: gl.constexpr,
@@ -85,48 +73,24 @@ def _copy_lists(
     HEADS: gl.constexpr,
     G: gl.constexpr,
 ):
-    STAGES: gl.constexpr = q_tiles.shape[0]
-    TOKENS: gl.constexpr = q_tiles.shape[1] // G
+    query_slots, bounds, bounds_a_part, parts, split, splits, limit = lists
+    STAGES: gl.constexpr = queries[0].shape[0]
+    TOKENS: gl.constexpr = queries[0].shape[1] // G
     stage = 0
     phase = 1  # that of the barriers' last round is over from the start
     for part in range(parts):
         first, last = _split_of_list(bounds + part * bounds_a_part, split, splits, limit, TOKENS)
         for start in range(first, last, TOKENS):
-            mbarrier.wait(empty.index(stage), phase)
-            whole = False
+            mbarrier.wait(queries[4].index(stage), phase)
+            in_order = False
             if not HAS_SLOTS:
-                whole = start + TOKENS <= last
-                if whole:
-                    copy_whole_tile(
-                        whole_q,
-                        whole_do,
-                        whole_terms,
-                        q_tiles.index(stage),
-                        do_tiles.index(stage),
-                        terms_tiles.index(stage),
-                        full.index(stage),
-                        start,
-                        kv_head,
-                        G,
-                    )
-            if not whole:
+                in_order = start + TOKENS <= last
+                if in_order:
+                    copy_whole_tile(whole, queries, stage, start, kv_head, G)
+            if not in_order:
                 copy_queries(
-                    q,
-                    do,
-                    terms,
-                    q_tiles.index(stage),
-                    do_tiles.index(stage),
-                    terms_tiles.index(stage),
-                    full.index(stage),
-                    query_slots,
-                    start,
-                    last,
-                    kv_head,
-                    num_tokens,
-                    SLOTS,
-                    HAS_SLOTS,
-                    HEADS,
-                    G,
+                    *(sources, queries, stage, query_slots, start, last, kv_head, num_tokens),
+                    *(SLOTS, HAS_SLOTS, HEADS, G),
                 )
             stage += 1
             if stage == STAGES:
@@ -156,18 +120,11 @@ def _load_terms(terms, layout: gl.constexpr):
 def _add_queries(
     k_tile,  # registers [BLOCK_N, D]
     v_tile,
-    q_tiles,  # these as `_copy_lists`
-    do_tiles,
-    terms_tiles,
-    full,
-    empty,
-    count,  # tiles of queries
+    queries,  # tiles, see `query_tiles`
+    count,  # of them
     dk,
     dv,
-    tiles,
-    chunks,
-    num_tiles,
-    num_keys,
+    where,  # tiles, chunks and num_tiles, as `_key_tile`; num_keys
     scale,
     LISTS: gl.constexpr,
     CHUNKS: gl.constexpr,
@@ -175,11 +132,11 @@ def _add_queries(
     DV_FIRST: gl.constexpr,
     s_layout: gl.constexpr,
 ):
-    STAGES: gl.constexpr = q_tiles.shape[0]
-    BLOCK_M: gl.constexpr = q_tiles.shape[1]
-    D: gl.constexpr = q_tiles.shape[2]
+    STAGES: gl.constexpr = queries[0].shape[0]
+    BLOCK_M: gl.constexpr = queries[0].shape[1]
     BLOCK_N: gl.constexpr = k_tile.shape[0]
-    dtype: gl.constexpr = q_tiles.dtype
+    D: gl.constexpr = k_tile.shape[1]
+    dtype: gl.constexpr = queries[0].dtype
     scale_log2 = scale * LOG2E
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
@@ -189,19 +146,17 @@ def _add_queries(
     dk_sum = warpgroup_mma_init(dk_tile)
     dv_sum = warpgroup_mma_init(dv_tile)
     for index in range(count):
-        stage = index % STAGES
-        mbarrier.wait(full.index(stage), index // STAGES % 2)
-        q_tile = q_tiles.index(stage)
-        do_tile = do_tiles.index(stage)
+        q_tile, do_tile, terms, copied, _ = tile_of_queries(queries, index % STAGES)
+        mbarrier.wait(copied, index // STAGES % 2)
         scores = warpgroup_mma(k_tile, q_tile.permute((1, 0)), zero, use_acc=False, is_async=True)
         dp = warpgroup_mma(v_tile, do_tile.permute((1, 0)), zero, use_acc=False, is_async=True)
         if _TERMS_EARLY:
-            row_lse, row_delta = _load_terms(terms_tiles.index(stage), gl.SliceLayout(0, s_layout))
+            row_lse, row_delta = _load_terms(terms, gl.SliceLayout(0, s_layout))
         # dK and dV of the tile before this one are over when the scores are.
         scores, dk_tile, dv_tile = warpgroup_mma_wait(1, deps=[scores, dk_sum, dv_sum])
-        mbarrier.arrive(empty.index((index + STAGES - 1) % STAGES), count=1, pred=index > 0)
+        mbarrier.arrive(queries[4].index((index + STAGES - 1) % STAGES), count=1, pred=index > 0)
         if not _TERMS_EARLY:
-            row_lse, row_delta = _load_terms(terms_tiles.index(stage), gl.SliceLayout(0, s_layout))
+            row_lse, row_delta = _load_terms(terms, gl.SliceLayout(0, s_layout))
         p = gl.exp2(scores * scale_log2 - row_lse[None, :])
         if DV_FIRST:
             dv_sum = warpgroup_mma(gl.convert_layout(p.to(dtype), p_layout), do_tile, dv_tile, is_async=True)
@@ -213,6 +168,7 @@ def _add_queries(
         dk_sum = warpgroup_mma(gl.convert_layout(ds.to(dtype), p_layout), q_tile, dk_tile, is_async=True)
     dk_tile, dv_tile = warpgroup_mma_wait(0, deps=[dk_sum, dv_sum])
     # Read again, so that the loop has their registers.
+    tiles, chunks, num_tiles, num_keys = where
     _, first, keys, share = _key_tile(tiles, chunks, num_tiles, LISTS, CHUNKS)
     if CHUNKS:
         first = gl.program_id(0) * BLOCK_N
@@ -312,73 +268,17 @@ def _hopper_dkv_kernel(
     k_tile = gl.convert_layout(gl.load(k + place + rows, mask=(n < keys)[:, None], other=0.0), operand)
     v_tile = gl.convert_layout(gl.load(v + place + rows, mask=(n < keys)[:, None], other=0.0), operand)
 
-    swizzled: gl.constexpr = gl.NVMMASharedLayout(min(2 * D, 128), 16, 2)
-    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
-    q_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    do_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, TOKENS, 2 * G], flat)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
-        mbarrier.init(empty.index(stage), count=1)
-
+    queries = query_tiles(dtype, STAGES, BLOCK_M, G, D)
+    sources, whole = (q, do, terms), (whole_q, whole_do, whole_terms)
+    where = (tiles, chunks, num_tiles, num_keys)
+    lists = (query_slots, bounds, bounds_a_part, share_parts, split, splits, limit)
     gl.warp_specialize(
         [
             (
                 _add_queries,
-                (
-                    k_tile,
-                    v_tile,
-                    q_tiles,
-                    do_tiles,
-                    terms_tiles,
-                    full,
-                    empty,
-                    count,
-                    dk,
-                    dv,
-                    tiles,
-                    chunks,
-                    num_tiles,
-                    num_keys,
-                    scale,
-                    LISTS,
-                    CHUNKS,
-                    KV_HEADS,
-                    DV_FIRST,
-                    s_layout,
-                ),
+                (k_tile, v_tile, queries, count, dk, dv, where, scale, LISTS, CHUNKS, KV_HEADS, DV_FIRST, s_layout),
             ),
-            (
-                _copy_lists,
-                (
-                    q,
-                    do,
-                    terms,
-                    whole_q,
-                    whole_do,
-                    whole_terms,
-                    q_tiles,
-                    do_tiles,
-                    terms_tiles,
-                    full,
-                    empty,
-                    query_slots,
-                    bounds,
-                    bounds_a_part,
-                    share_parts,
-                    split,
-                    splits,
-                    limit,
-                    kv_head,
-                    num_tokens,
-                    SLOTS,
-                    HAS_SLOTS,
-                    KV_HEADS * G,
-                    G,
-                ),
-            ),
+            (_copy_lists, (sources, whole, queries, lists, kv_head, num_tokens, SLOTS, HAS_SLOTS, KV_HEADS * G, G)),
         ],
         [1],
         [COPY_REGISTERS],
@@ -417,7 +317,8 @@ def hopper_segment_dkv(
         ),
         *(k, v, dk, dv, segments.query_slots, segments.query_offsets, tiles, chunks, limits),
         *(num_tokens * segments.slots, tiles.shape[1], segments.count, num_keys, num_tokens),
-        *(segments.parts, parts_a_share, splits, scale),
+        # A chunk is a list of one part.
+        *(segments.parts, 1 if chunks is not None else parts_a_share, splits, scale),
         KV_HEADS=kv_heads,
         G=group,
         D=head_dim,

@@ -22,13 +22,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from kernels.segments import Segments
 from kernels.triton.hopper import HopperDqConfig
 from kernels.triton.hopper_copies import (
+    barriers,
     clear_rows,
     copy_queries,
     copy_tile,
     key_descriptor,
+    query_tiles,
     row_descriptor,
     store_tile,
     terms_descriptor,
+    tile_of_queries,
     warps_meet,
 )
 from kernels.triton.primitives import LOG2E, TILE_FIELDS, tile_list
@@ -36,23 +39,12 @@ from kernels.triton.primitives import LOG2E, TILE_FIELDS, tile_list
 
 @gluon.jit
 def _copy_all(
-    q,  # descriptors: of queries, see `copy_queries`
-    do,
-    terms,
-    k,  # descriptors of [K, Hkv D] by [BLOCK_N, D]
+    sources,  # descriptors, see `copy_queries`
+    k,  # descriptors as `key_descriptor` makes them
     v,
-    q_tiles,  # shared [STAGES, BLOCK_M, D]
-    do_tiles,
-    terms_tiles,  # shared fp32 [STAGES, TOKENS, 2 G]
-    k_tiles,  # shared [RESIDENT, BLOCK_N, D]
-    v_tiles,
-    q_full,  # barriers [STAGES, 1]: a tile has been copied
-    q_empty,  # a tile has been read
-    k_full,  # barriers [RESIDENT, 1]
-    k_empty,
-    query_slots,
-    first,
-    last,
+    queries,  # tiles, see `query_tiles`
+    keys,  # tiles of keys and values in shared memory [RESIDENT, BLOCK_N, D], and their barriers
+    run,  # slots of the kv head's list; first and last + 1 position of the run
     key_first,
     key_tiles,
     kv_head,
@@ -61,33 +53,18 @@ def _copy_all(
     HEADS: gl.constexpr,
     G: gl.constexpr,
 ):
-    STAGES: gl.constexpr = q_tiles.shape[0]
-    BLOCK_M: gl.constexpr = q_tiles.shape[1]
-    D: gl.constexpr = q_tiles.shape[2]
+    query_slots, first, last = run
+    k_tiles, v_tiles, k_full, k_empty = keys
+    STAGES: gl.constexpr = queries[0].shape[0]
     RESIDENT: gl.constexpr = k_tiles.shape[0]
     BLOCK_N: gl.constexpr = k_tiles.shape[1]
-    TOKENS: gl.constexpr = BLOCK_M // G
+    D: gl.constexpr = k_tiles.shape[2]
+    TOKENS: gl.constexpr = queries[0].shape[1] // G
     for group in range(gl.cdiv(last - first, TOKENS)):
         stage = group % STAGES
-        mbarrier.wait(q_empty.index(stage), group // STAGES % 2 ^ 1)
-        copy_queries(
-            q,
-            do,
-            terms,
-            q_tiles.index(stage),
-            do_tiles.index(stage),
-            terms_tiles.index(stage),
-            q_full.index(stage),
-            query_slots,
-            first + group * TOKENS,
-            last,
-            kv_head,
-            num_tokens,
-            SLOTS,
-            True,
-            HEADS,
-            G,
-        )
+        mbarrier.wait(queries[4].index(stage), group // STAGES % 2 ^ 1)
+        start = first + group * TOKENS
+        copy_queries(sources, queries, stage, query_slots, start, last, kv_head, num_tokens, SLOTS, True, HEADS, G)
         if (key_tiles > RESIDENT) | (group == 0):  # keys that fit are copied once
             for index in range(key_tiles):
                 count = group * key_tiles + index
@@ -95,21 +72,15 @@ def _copy_all(
                 mbarrier.wait(k_empty.index(place), count // RESIDENT % 2 ^ 1)
                 mbarrier.expect(k_full.index(place), BLOCK_N * 4 * D)
                 # The last tile, which may not be whole, comes first.
-                start = key_first + (index + key_tiles - 1) % key_tiles * BLOCK_N
-                copy_tile(k, [start, kv_head * D], k_full.index(place), k_tiles.index(place))
-                copy_tile(v, [start, kv_head * D], k_full.index(place), v_tiles.index(place))
+                key = key_first + (index + key_tiles - 1) % key_tiles * BLOCK_N
+                copy_tile(k, [key, kv_head * D], k_full.index(place), k_tiles.index(place))
+                copy_tile(v, [key, kv_head * D], k_full.index(place), v_tiles.index(place))
 
 
 @gluon.jit
 def _add_keys(
-    q_tile,  # registers [BLOCK_M, D]
-    do_tile,
-    row_lse,  # fp32 [BLOCK_M], base 2
-    row_delta,
-    k_tiles,  # these as `_copy_all`
-    v_tiles,
-    k_full,
-    k_empty,
+    rows,  # q and dO as operands [BLOCK_M, D]; LSE in base 2 and delta, fp32 [BLOCK_M]
+    keys,  # as `_copy_all`
     count,  # tiles of keys that the program copied before these
     streamed,  # whether they are copied for every tile of queries
     key_mask,  # [BLOCK_N], with MASKED
@@ -119,6 +90,8 @@ def _add_keys(
     MASKED: gl.constexpr,
     o_layout: gl.constexpr,
 ):
+    q_tile, do_tile, row_lse, row_delta = rows
+    k_tiles, v_tiles, k_full, k_empty = keys
     RESIDENT: gl.constexpr = k_tiles.shape[0]
     place = count % RESIDENT
     mbarrier.wait(k_full.index(place), count // RESIDENT % 2)
@@ -138,31 +111,24 @@ def _add_keys(
 
 @gluon.jit
 def _compute(
-    q_tiles,  # these as `_copy_all`
-    do_tiles,
-    terms_tiles,
-    k_tiles,
-    v_tiles,
-    q_full,
-    q_empty,
-    k_full,
-    k_empty,
+    queries,  # these three as `_copy_all`
+    keys,
+    run,
     result,  # shared [BLOCK_M, D]
     dq,  # descriptor as `row_descriptor` makes it
     dq_rows,
-    query_slots,
     first_slot,
-    first,
-    last,
-    keys,
+    num_keys,
     kv_head,
     scale,
     HEADS: gl.constexpr,
     G: gl.constexpr,
 ):
-    STAGES: gl.constexpr = q_tiles.shape[0]
-    BLOCK_M: gl.constexpr = q_tiles.shape[1]
-    D: gl.constexpr = q_tiles.shape[2]
+    query_slots, first, last = run
+    k_tiles, v_tiles, k_full, _ = keys
+    STAGES: gl.constexpr = queries[0].shape[0]
+    BLOCK_M: gl.constexpr = result.shape[0]
+    D: gl.constexpr = result.shape[1]
     RESIDENT: gl.constexpr = k_tiles.shape[0]
     BLOCK_N: gl.constexpr = k_tiles.shape[1]
     TOKENS: gl.constexpr = BLOCK_M // G
@@ -179,19 +145,20 @@ def _compute(
         [BLOCK_M // G, W],
     )
     zero = gl.zeros([BLOCK_M, BLOCK_N], gl.float32, s_layout)
-    key_tiles = gl.cdiv(keys, BLOCK_N)
+    key_tiles = gl.cdiv(num_keys, BLOCK_N)
     streamed = key_tiles > RESIDENT
-    last_keys = (keys - 1) % BLOCK_N + 1
+    last_keys = (num_keys - 1) % BLOCK_N + 1
     key_mask = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, s_layout)) < last_keys
+    scale_log2 = scale * LOG2E
     for group in range(gl.cdiv(last - first, TOKENS)):
-        stage = group % STAGES
-        mbarrier.wait(q_full.index(stage), group // STAGES % 2)
-        q_tile = q_tiles.index(stage).load(operand)
-        do_tile = do_tiles.index(stage).load(operand)
-        lse, delta = gl.split(terms_tiles.index(stage).load(numbers).reshape([BLOCK_M, 2]))
+        q, do, terms, copied, read = tile_of_queries(queries, group % STAGES)
+        mbarrier.wait(copied, group // STAGES % 2)
+        q_tile = q.load(operand)
+        do_tile = do.load(operand)
+        lse, delta = gl.split(terms.load(numbers).reshape([BLOCK_M, 2]))
         row_lse = gl.convert_layout(lse, gl.SliceLayout(1, s_layout))
         row_delta = gl.convert_layout(delta, gl.SliceLayout(1, s_layout))
-        mbarrier.arrive(q_empty.index(stage), count=1)
+        mbarrier.arrive(read, count=1)
 
         count = group * key_tiles if streamed else 0
         if streamed | (group == 0):
@@ -201,44 +168,11 @@ def _compute(
             clear_rows(v_tiles.index(place), last_keys, 4)
             fence_async_shared()
             warps_meet()
+        rows = (q_tile, do_tile, row_lse, row_delta)
         added = warpgroup_mma_init(gl.zeros([BLOCK_M, D], gl.float32, o_layout))
-        added = _add_keys(
-            q_tile,
-            do_tile,
-            row_lse,
-            row_delta,
-            k_tiles,
-            v_tiles,
-            k_full,
-            k_empty,
-            count,
-            streamed,
-            key_mask,
-            added,
-            zero,
-            scale * LOG2E,
-            True,
-            o_layout,
-        )
+        added = _add_keys(rows, keys, count, streamed, key_mask, added, zero, scale_log2, True, o_layout)
         for index in range(1, key_tiles):
-            added = _add_keys(
-                q_tile,
-                do_tile,
-                row_lse,
-                row_delta,
-                k_tiles,
-                v_tiles,
-                k_full,
-                k_empty,
-                count + index,
-                streamed,
-                key_mask,
-                added,
-                zero,
-                scale * LOG2E,
-                False,
-                o_layout,
-            )
+            added = _add_keys(rows, keys, count + index, streamed, key_mask, added, zero, scale_log2, False, o_layout)
         gradient = warpgroup_mma_wait(0, deps=[added]) * scale
 
         tma.store_wait(pendings=0)  # of the tile before
@@ -293,84 +227,25 @@ def _hopper_dq_kernel(
     first = gl.load(tile + 1)
     last = gl.minimum(first + RUN, gl.load(tile + 2))
     key_first = gl.load(tile + 3)
-    keys = gl.load(tile + 4) - key_first
+    num_keys = gl.load(tile + 4) - key_first
     query_slots += list_index * list_length
 
     swizzled: gl.constexpr = gl.NVMMASharedLayout(min(2 * D, 128), 16, 2)
-    flat: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
-    q_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    do_tiles = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, D], swizzled)
-    terms_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M // G, 2 * G], flat)
+    queries = query_tiles(dtype, STAGES, BLOCK_M, G, D)
     k_tiles = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], swizzled)
     v_tiles = gl.allocate_shared_memory(dtype, [RESIDENT, BLOCK_N, D], swizzled)
+    k_full, k_empty = barriers(RESIDENT)
+    keys = (k_tiles, v_tiles, k_full, k_empty)
     result = gl.allocate_shared_memory(dtype, [BLOCK_M, D], swizzled)
-    q_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [RESIDENT, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [RESIDENT, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(q_full.index(stage), count=1)
-        mbarrier.init(q_empty.index(stage), count=1)
-    for place in gl.static_range(RESIDENT):
-        mbarrier.init(k_full.index(place), count=1)
-        mbarrier.init(k_empty.index(place), count=1)
 
+    run = (query_slots, first, last)
+    key_tiles = gl.cdiv(num_keys, BLOCK_N)
     gl.warp_specialize(
         [
-            (
-                _compute,
-                (
-                    q_tiles,
-                    do_tiles,
-                    terms_tiles,
-                    k_tiles,
-                    v_tiles,
-                    q_full,
-                    q_empty,
-                    k_full,
-                    k_empty,
-                    result,
-                    dq,
-                    dq_rows,
-                    query_slots,
-                    first_slot,
-                    first,
-                    last,
-                    keys,
-                    kv_head,
-                    scale,
-                    HEADS,
-                    G,
-                ),
-            ),
+            (_compute, (queries, keys, run, result, dq, dq_rows, first_slot, num_keys, kv_head, scale, HEADS, G)),
             (
                 _copy_all,
-                (
-                    q,
-                    do,
-                    terms,
-                    k,
-                    v,
-                    q_tiles,
-                    do_tiles,
-                    terms_tiles,
-                    k_tiles,
-                    v_tiles,
-                    q_full,
-                    q_empty,
-                    k_full,
-                    k_empty,
-                    query_slots,
-                    first,
-                    last,
-                    key_first,
-                    gl.cdiv(keys, BLOCK_N),
-                    kv_head,
-                    num_tokens,
-                    SLOTS,
-                    HEADS,
-                    G,
-                ),
+                ((q, do, terms), k, v, queries, keys, run, key_first, key_tiles, kv_head, num_tokens, SLOTS, HEADS, G),
             ),
         ],
         [1],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.segments import Segments, compressed_segments, selected_segments, window_segments
-from kernels.triton import hopper, segment_backward, segment_dkv
+from kernels.triton import hopper, resources, segment_backward, segment_dkv
 from kernels.triton.segment_forward import segment_forward
 
 on_hopper = pytest.mark.skipif(
@@ -316,9 +316,12 @@ def test_gradients_of_selected_keys(parts: int, heads: int, kv_heads: int, head_
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize("head_dim", [32, 64])
-@pytest.mark.parametrize("parts", [1, 2])
-def test_gradients_of_long_lists_cut_into_chunks(parts: int, head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("parts", "shares"), [(1, 8), (2, 8), (2, 1)])  # the last: both parts by one program
+def test_gradients_of_long_lists_cut_into_chunks(
+    parts: int, shares: int, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(segment_dkv, "_PROGRAMS", 1)  # no splits
+    monkeypatch.setattr(segment_dkv, "_MOST_PART_SHARES", shares)
     blocks, offsets = selection(2, "cuda")
     blocks[0, :, 0] = 7  # nearly all tokens choose one block
     blocks[0, :, 1:][blocks[0, :, 1:] == 7] = -1
@@ -326,6 +329,30 @@ def test_gradients_of_long_lists_cut_into_chunks(parts: int, head_dim: int, monk
     chunks = segment_dkv.long_lists(segments, 4, 64, 1, sum(SIZES) // 64 + len(SIZES)).chunks
     assert (chunks[0, :, 0] >= 0).any()
     check_dkv(*gradients_of_rows(32, 2, head_dim, torch.bfloat16), segments, selected_tokens(blocks))
+
+
+@pytest.mark.usefixtures("_available")
+def test_a_chunk_is_a_list_of_one_part_where_a_program_takes_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kernels.triton import hopper_dkv
+
+    monkeypatch.setattr(segment_dkv, "_PROGRAMS", 1)
+    monkeypatch.setattr(segment_dkv, "_MOST_PART_SHARES", 1)
+    names = hopper_dkv._hopper_dkv_kernel.arg_names
+    q, k, v, do, terms = gradients_of_rows(16, 1, 64, torch.bfloat16, "cpu")
+    blocks, offsets = selection(1, "cpu")
+    launch = mock.MagicMock()
+    # Only how the kernel is launched matters here.
+    with (
+        mock.patch.object(hopper_dkv, "_hopper_dkv_kernel", launch),
+        mock.patch.object(segment_dkv, "add_chunks"),
+        resources.recorded({}),
+    ):
+        segment_dkv.segment_dkv(do, q, k, v, terms, selected_segments(blocks, offsets, 2), 0.125)
+    found = {
+        call.kwargs["CHUNKS"]: dict(zip(names, call.args, strict=False))["parts_a_share"]
+        for call in launch.__getitem__.return_value.call_args_list
+    }
+    assert found == {True: 1, False: 2}
 
 
 @pytest.mark.gpu
