@@ -163,7 +163,7 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
     scale = problem.shape.head_dim**-0.5
     compressed = compressed_segments(layout.cu_seqlens, layout.cu_compression)
     window = window_segments(layout.window_order, layout.window_offsets)
-    o_cmp, lse_cmp = segment_forward(x.q, x.k_cmp, x.v_cmp, compressed, scale)
+    kept, lse_cmp = segment_forward(x.q, x.k_cmp, x.v_cmp, compressed, scale)
 
     def select() -> list[Tensor]:
         chosen = select_blocks(
@@ -178,7 +178,7 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
     summaries = [(compressed, x.k_cmp, x.v_cmp)]
     # Any output and LSE of the right size load the backward kernels in the same way.
     do = torch.randn_like(x.q)
-    terms = gradient_terms(do, o_cmp, lse_cmp)
+    terms = gradient_terms(do, kept, torch.ones(1, device=do.device), lse_cmp)
 
     def forward(work: list[tuple[Segments, Tensor, Tensor]]) -> list[Tensor]:
         return [

@@ -19,7 +19,8 @@ from kernels.triton.primitives import LOG2E, load_rows
 @triton.jit
 def _store_terms(
     gradient,  # fp32 [BLOCK_H, BLOCK_D]
-    o,  # [N, H, D]
+    kept,  # [N, H, D]
+    unit,  # of `kept`
     lse,  # fp32 [N, H]
     gates,  # [N, 3], with GATED
     dgates,  # [N, 3], with GATED
@@ -34,7 +35,7 @@ def _store_terms(
     BLOCK_D: tl.constexpr,
 ):
     row = token * H
-    delta = tl.sum(gradient * load_rows(o, row, head, mask, True, D, BLOCK_D).to(tl.float32), 1)
+    delta = tl.sum(gradient * load_rows(kept, row, head, mask, True, D, BLOCK_D).to(tl.float32), 1) * unit
     row_lse = tl.load(lse + row + head, mask=mask) * LOG2E
     if GATED:
         column = token * 3 + COLUMN
@@ -48,17 +49,18 @@ def _store_terms(
 @triton.jit
 def _gradient_terms_kernel(
     do,  # [N, H, D]
-    o,  # [N, H, D]; with GATED the compressed branch's
+    kept,  # [N, H, D]; with GATED the compressed branch's
     lse,  # fp32 [N, H], natural
     terms,  # fp32 [N, H, 2]
-    o_slc,  # these and what follows with GATED
+    kept_slc,  # these and what follows with GATED
     lse_slc,
     terms_slc,
-    o_win,
+    kept_win,
     lse_win,
     terms_win,
     gates,  # [N, 3]
     dgates,  # [N, 3]
+    units,  # fp32 [1], or [2]: of v and v_cmp
     H: tl.constexpr,
     D: tl.constexpr,
     GATED: tl.constexpr,
@@ -69,28 +71,40 @@ def _gradient_terms_kernel(
     head = tl.arange(0, BLOCK_H)
     mask = head < H
     gradient = load_rows(do, token * H, head, mask, True, D, BLOCK_D).to(tl.float32)  # [BLOCK_H, BLOCK_D]
-    _store_terms(gradient, o, lse, gates, dgates, terms, token, head, mask, 0, H, D, GATED, BLOCK_D)
+    unit = tl.load(units)
     if GATED:
-        _store_terms(gradient, o_slc, lse_slc, gates, dgates, terms_slc, token, head, mask, 1, H, D, GATED, BLOCK_D)
-        _store_terms(gradient, o_win, lse_win, gates, dgates, terms_win, token, head, mask, 2, H, D, GATED, BLOCK_D)
+        _store_terms(
+            gradient, kept_slc, unit, lse_slc, gates, dgates, terms_slc, token, head, mask, 1, H, D, GATED, BLOCK_D
+        )
+        _store_terms(
+            gradient, kept_win, unit, lse_win, gates, dgates, terms_win, token, head, mask, 2, H, D, GATED, BLOCK_D
+        )
+        unit = tl.load(units + 1)
+    _store_terms(gradient, kept, unit, lse, gates, dgates, terms, token, head, mask, 0, H, D, GATED, BLOCK_D)
 
 
-def gradient_terms(do: Tensor, o: Tensor, lse: Tensor) -> Tensor:
+def gradient_terms(do: Tensor, kept: Tensor, unit: Tensor, lse: Tensor) -> Tensor:
     """fp32 [N, H, 2]: the base-2 LSE and delta of one branch.
 
     Args:
-        do, o: [N, H, D], the branch's output and its gradient. lse: natural, fp32 [N, H].
+        do: [N, H, D], the gradient of the branch's output. kept: that output, in `unit` fp32 [1] (`kept_outputs`).
+        lse: natural, fp32 [N, H].
     """
-    return _gradient_terms(do, (o,), (lse,), None, None)[0]
+    return _gradient_terms(do, (kept,), unit, (lse,), None, None)[0]
 
 
 def branch_gradients(
-    do: Tensor, outputs: tuple[Tensor, Tensor, Tensor], lses: tuple[Tensor, Tensor, Tensor], gates: Tensor
+    do: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor],
+    units: Tensor,
+    lses: tuple[Tensor, Tensor, Tensor],
+    gates: Tensor,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """What the backward of the three branches takes, whose gated sum has the gradient `do`; and dgates.
 
     Args:
-        do: [N, H, D]. outputs: each [N, H, D]. lses: each natural, fp32 [N, H].
+        do: [N, H, D]. kept: of cmp, slc and win, each [N, H, D]. units: fp32 [2], of v and v_cmp (`kept_outputs`).
+        lses: each natural, fp32 [N, H].
         gates: [N, 3]; not negative but in fp32.
 
     Returns:
@@ -98,11 +112,11 @@ def branch_gradients(
     """
     if do.dtype != torch.float32:
         dgates = torch.empty_like(gates)
-        return [(do, terms) for terms in _gradient_terms(do, outputs, lses, gates, dgates)], dgates
+        return [(do, terms) for terms in _gradient_terms(do, kept, units, lses, gates, dgates)], dgates
     # In fp32 the rounding of a large LSE is most of the error already, and a gate in it would be another one.
     branches, columns = [], []
-    for o, lse, gate in zip(outputs, lses, gates.unbind(1), strict=True):
-        terms = gradient_terms(do, o, lse)
+    for output, lse, gate in zip(kept, lses, gates.unbind(1), strict=True):
+        terms = gradient_terms(do, output, units, lse)  # in fp32 every unit is 1
         columns.append(terms[:, :, 1].sum(1))
         terms[:, :, 1] *= gate[:, None]
         branches.append((do * gate[:, None, None], terms))
@@ -111,18 +125,19 @@ def branch_gradients(
 
 def _gradient_terms(
     do: Tensor,
-    outputs: tuple[Tensor, ...],
+    kept: tuple[Tensor, ...],
+    units: Tensor,
     lses: tuple[Tensor, ...],
     gates: Tensor | None,
     dgates: Tensor | None,
 ) -> list[Tensor]:
     num_tokens, heads, head_dim = do.shape
-    terms = [torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=do.device) for _ in outputs]
+    terms = [torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=do.device) for _ in kept]
     if num_tokens:
-        branches = [tensor for branch in zip(outputs, lses, terms, strict=True) for tensor in branch]
+        branches = [tensor for branch in zip(kept, lses, terms, strict=True) for tensor in branch]
         absent = [None] * (9 - len(branches))
         _gradient_terms_kernel[(num_tokens,)](
-            *(do, *branches, *absent, gates, dgates),
+            *(do, *branches, *absent, gates, dgates, units),
             H=heads,
             D=head_dim,
             GATED=gates is not None,

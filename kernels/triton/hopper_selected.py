@@ -57,9 +57,9 @@ def _copy_keys(
 
 @gluon.jit
 def _store_tile(
-    o,  # of the kv head
+    kept,  # of the kv head
     lse,
-    slot,  # [BLOCK_M], of the rows, from the first of o
+    slot,  # [BLOCK_M], of the rows, from the first of the part
     mask,
     reference,  # fp32 [BLOCK_M]
     total,
@@ -74,8 +74,8 @@ def _store_tile(
     rows = slot * HEADS + gl.arange(0, BLOCK_M, layout=row_layout) % G
     d = gl.arange(0, D, layout=gl.SliceLayout(0, layout))
     inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, accumulator.type.layout))
-    values = gl.convert_layout((accumulator * inverse[:, None]).to(o.dtype.element_ty), layout)
-    gl.store(o + (rows[:, None] * D + d[None, :]), values, mask=mask[:, None])
+    values = gl.convert_layout((accumulator * inverse[:, None]).to(kept.dtype.element_ty), layout)
+    gl.store(kept + (rows[:, None] * D + d[None, :]), values, mask=mask[:, None])
     gl.store(lse + rows, gl.convert_layout((reference + gl.log2(total)) * LN2, row_layout), mask=mask)
 
 
@@ -84,13 +84,13 @@ def _hopper_selected_forward_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
-    o,  # [slots of the lists, H, D]
+    kept,  # [slots of the lists, H, D]
     lse,  # fp32 [slots of the lists, H]
     query_slots,  # int32 [C, list_length]
     tiles,  # int32 [C, num_tiles, TILE_FIELDS]: runs of the query lists
     num_tiles,
     list_length,
-    first_slot,  # the slot of o's first row
+    first_slot,  # the slot of the first row
     scale,
     KV_HEADS: gl.constexpr,
     G: gl.constexpr,
@@ -125,7 +125,7 @@ def _hopper_selected_forward_kernel(
     query_slots += list_index * list_length
     scale_log2 = scale * LOG2E
     q += kv_head * (G * D)
-    o += kv_head * (G * D)
+    kept += kv_head * (G * D)
     lse += kv_head * G
     k += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
     v += (key_first.to(gl.int64) * KV_HEADS + kv_head) * D
@@ -199,7 +199,7 @@ def _hopper_selected_forward_kernel(
                 accumulator = warpgroup_mma(gl.convert_layout(p.to(dtype), p_layout), v_shared.index(t), accumulator)
             exceeded = exceeded | (total >= LIMIT) | (NEAR_ZERO & (total <= 1 / LIMIT))
             _store_tile(
-                *(o, lse, slot - first_slot, start + row // G < last, reference, total, accumulator),
+                *(kept, lse, slot - first_slot, start + row // G < last, reference, total, accumulator),
                 *(HEADS, G, layout),
             )
             buffer = 1 - buffer
@@ -240,11 +240,11 @@ def _hopper_selected_forward_kernel(
                     )
                     largest = new_largest
                 warps_meet()
-            _store_tile(o, lse, slot - first_slot, here < last, largest, total, accumulator, HEADS, G, rare_layout)
+            _store_tile(kept, lse, slot - first_slot, here < last, largest, total, accumulator, HEADS, G, rare_layout)
 
 
 def hopper_selected_forward(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, part: int, o: Tensor, lse: Tensor
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, part: int, kept: Tensor, lse: Tensor
 ) -> None:
     """Fills what `segment_forward` returns, for arguments that `hopper.supported` accepts."""
     _, heads, head_dim = q.shape
@@ -255,7 +255,7 @@ def hopper_selected_forward(
     run = config.run * config.block_m // group
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, run, last - first)
     _hopper_selected_forward_kernel[(tiles.shape[1], kv_heads)](
-        *(q, k, v, o, lse, segments.query_slots, tiles, tiles.shape[1]),
+        *(q, k, v, kept, lse, segments.query_slots, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         KV_HEADS=kv_heads,
         G=group,

@@ -23,6 +23,7 @@ from kernels.segments import (
 )
 from kernels.triton import select
 from kernels.triton.gradient_terms import branch_gradients, gradient_terms
+from kernels.triton.kept_outputs import in_units, kept_dtype
 from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
@@ -84,10 +85,11 @@ def _selection_tensors(layout: BlockLayout) -> tuple[Tensor, Tensor, Tensor, Ten
 def _segments_op(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, block_indices: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return _segment_attention(
+    o, _kept, lse, _unit = _segment_attention(
         *(q, k, v, segments.query_slots, segments.query_offsets, segments.key_index, segments.key_offsets),
         *(block_indices, scale),
     )
+    return o, lse
 
 
 def _on_device(x: Tensor) -> AbstractContextManager[Any]:
@@ -153,13 +155,18 @@ def _segment_attention(
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """o; o as it is kept for backward, LSE, unit."""
     segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     with _on_device(q):
+        (v,), unit = in_units(v)
+        o = torch.empty_like(q)
         if block_indices is None:
-            return segment_forward(q, k, v, segments, scale)
-        return _selected_forward(q, k, v, segments, block_indices.contiguous(), scale)
+            kept, lse = segment_forward(q, k, v, segments, scale, output=(o, unit))
+        else:
+            kept, lse = _selected_forward(q, k, v, segments, block_indices.contiguous(), scale, unit, o)
+    return o, kept, lse, unit
 
 
 def _selected_forward(
@@ -169,16 +176,22 @@ def _selected_forward(
     segments: Segments,
     block_indices: Tensor,
     scale: float,
-    branches: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    units: Tensor,
+    o: Tensor,
+    branches: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """o and LSE of the selected branch; `branches` as `merge_slots` takes them."""
-    o = torch.empty_like(q)
+    """Kept output and LSE of the selected branch, v being in units.
+
+    `units`, `o` and `branches` as `merge_slots` takes them.
+    """
+    kept = torch.empty(q.shape, dtype=kept_dtype(q.dtype), device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     for part in range(segments.parts):
-        o_part, lse_part = segment_forward(q, k, v, segments, scale, part)
-        merge_slots(o_part, lse_part, block_indices, segments.token_range(part, q.shape[0]), o, lse, branches)
-        del o_part, lse_part  # before the next part's
-    return o, lse
+        kept_part, lse_part = segment_forward(q, k, v, segments, scale, part)
+        tokens = segments.token_range(part, q.shape[0])
+        merge_slots(kept_part, lse_part, block_indices, tokens, units, kept, lse, o, branches)
+        del kept_part, lse_part  # before the next part's
+    return kept, lse
 
 
 @_segment_attention.register_fake
@@ -192,8 +205,11 @@ def _segment_attention_fake(
     key_offsets: Tensor,
     block_indices: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        *(q.new_empty(q.shape), q.new_empty(q.shape, dtype=kept_dtype(q.dtype))),
+        *(q.new_empty(q.shape[:2], dtype=torch.float32), q.new_empty(1, dtype=torch.float32)),
+    )
 
 
 @torch.library.custom_op("ssabench::segment_attention_backward", mutates_args=())
@@ -202,8 +218,9 @@ def _segment_attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    o: Tensor,
+    kept: Tensor,
     lse: Tensor,
+    unit: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
     key_index: Tensor | None,
@@ -214,7 +231,7 @@ def _segment_attention_backward(
     segments = _segments(query_slots, query_offsets, key_index, key_offsets, block_indices)
     q, k, v, do = (x.contiguous() for x in (q, k, v, do))
     with _on_device(q):
-        terms = gradient_terms(do, o, lse)
+        terms = gradient_terms(do, kept, unit, lse)
         dk, dv = segment_dkv(do, q, k, v, terms, segments, scale)
         if block_indices is None:
             dq = segment_dq(do, q, k, v, terms, segments, scale)
@@ -249,8 +266,9 @@ def _segment_attention_backward_fake(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    o: Tensor,
+    kept: Tensor,
     lse: Tensor,
+    unit: Tensor,
     query_slots: Tensor | None,
     query_offsets: Tensor,
     key_index: Tensor | None,
@@ -261,15 +279,15 @@ def _segment_attention_backward_fake(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _segment_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _segment_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     q, k, v, query_slots, query_offsets, key_index, key_offsets, block_indices, scale = inputs
-    ctx.save_for_backward(q, k, v, *output, query_slots, query_offsets, key_index, key_offsets, block_indices)
+    ctx.save_for_backward(q, k, v, *output[1:], query_slots, query_offsets, key_index, key_offsets, block_indices)
     ctx.scale = scale
     ctx.set_materialize_grads(False)  # else the outputs that carry no gradient get tensors of zeros
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _segment_grad(ctx: Any, do: Tensor, _dlse: Tensor) -> _Grads:
+def _segment_grad(ctx: Any, do: Tensor, *_unused: Tensor | None) -> _Grads:
     dq, dk, dv = _segment_attention_backward(do, *ctx.saved_tensors, ctx.scale)
     return dq, dk, dv, None, None, None, None, None, None
 
@@ -295,24 +313,27 @@ def _spatial_sparse_attention(
     nested: int,
     topk: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """o; o_cmp, o_slc, o_win; lse_cmp, lse_slc, lse_win; block_indices; query_slots, query_offsets of the selection."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """o; kept outputs of cmp, slc and win; LSEs of these; units of v and v_cmp; block_indices; query_slots,
+    query_offsets of the selection.
+    """
     q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (q, k, v, k_cmp, v_cmp, gates))
     with _on_device(q):
         compressed = compressed_segments(cu_seqlens, cu_compression)
-        o_cmp, lse_cmp = segment_forward(q, k_cmp, v_cmp, compressed, scale)
+        (v, v_cmp), units = in_units(v, v_cmp)
+        kept_cmp, lse_cmp = segment_forward(q, k_cmp, v_cmp, compressed, scale)
         window = window_segments(window_order, window_offsets)
-        o_win, lse_win = segment_forward(q, k, v, window, scale)
+        kept_win, lse_win = segment_forward(q, k, v, window, scale)
         block_indices = select.select_blocks(
             *(q, k_cmp, lse_cmp, cu_seqlens, cu_compression, cu_selection, selection_compression, nested, topk, scale)
         )
         selected = selected_segments(block_indices, selection_offsets, selection_parts(q, topk))
         o = torch.empty_like(q)
-        branches = (o_cmp, o_win, gates, o)
-        o_slc, lse_slc = _selected_forward(q, k, v, selected, block_indices, scale, branches)
+        branches = (kept_cmp, kept_win, gates)
+        kept_slc, lse_slc = _selected_forward(q, k, v, selected, block_indices, scale, units, o, branches)
     assert selected.query_slots is not None
     return (
-        *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
+        *(o, kept_cmp, kept_slc, kept_win, lse_cmp, lse_slc, lse_win, units),
         *(block_indices, selected.query_slots, selected.query_offsets),
     )
 
@@ -335,12 +356,13 @@ def _spatial_sparse_attention_fake(
     nested: int,
     topk: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_tokens, kv_heads = q.shape[0], k.shape[1]
-    o, o_cmp, o_slc, o_win = (q.new_empty(q.shape) for _ in range(4))
+    kept_cmp, kept_slc, kept_win = (q.new_empty(q.shape, dtype=kept_dtype(q.dtype)) for _ in range(3))
     lse_cmp, lse_slc, lse_win = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3))
     return (
-        *(o, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win),
+        *(q.new_empty(q.shape), kept_cmp, kept_slc, kept_win, lse_cmp, lse_slc, lse_win),
+        q.new_empty(2, dtype=torch.float32),
         q.new_empty(kv_heads, num_tokens, topk, dtype=torch.int32),
         q.new_empty(kv_heads, num_tokens * topk, dtype=torch.int32),
         q.new_empty(selection_parts(q, topk), kv_heads, selection_offsets.shape[0], dtype=torch.int32),
@@ -356,12 +378,13 @@ def _spatial_sparse_attention_backward(
     k_cmp: Tensor,
     v_cmp: Tensor,
     gates: Tensor,
-    o_cmp: Tensor,
-    o_slc: Tensor,
-    o_win: Tensor,
+    kept_cmp: Tensor,
+    kept_slc: Tensor,
+    kept_win: Tensor,
     lse_cmp: Tensor,
     lse_slc: Tensor,
     lse_win: Tensor,
+    units: Tensor,
     block_indices: Tensor,
     query_slots: Tensor,
     query_offsets: Tensor,
@@ -374,9 +397,9 @@ def _spatial_sparse_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
     with _on_device(q):
-        outputs, lses = (o_cmp, o_slc, o_win), (lse_cmp, lse_slc, lse_win)
+        kept, lses = (kept_cmp, kept_slc, kept_win), (lse_cmp, lse_slc, lse_win)
         ((do_cmp, cmp_terms), (do_slc, slc_terms), (do_win, win_terms)), dgates = branch_gradients(
-            do, outputs, lses, gates
+            do, kept, units, lses, gates
         )
         compressed = compressed_segments(cu_seqlens, cu_compression)
         dk_cmp, dv_cmp = segment_dkv(do_cmp, q, k_cmp, v_cmp, cmp_terms, compressed, scale)

@@ -5,9 +5,10 @@ dV = p^T dO,  dS = p (dO V^T - delta),  dQ = scale dS K,  dK = scale dS^T Q,  de
 Both sides recompute p from q, k and the LSE (`gradient_terms`). The order of every sum is fixed, so gradients are
 deterministic.
 
-delta is off by the rounding of o, so the rows of dS do not quite add up to zero, and dQ is off by the sum times a
-mean of the keys. Trained compressed keys are nearly all mean: their dQ is computed from keys without it, which have the
-same p, the LSE being less by what the mean adds to a score. (Keys of tokens differ too much to gain by it.)
+delta is off by the rounding of o (`kept_outputs`), so the rows of dS do not quite add up to zero, and dQ is off by the
+sum times a mean of the keys. Trained compressed keys are nearly all mean: their dQ is computed from keys without it,
+which have the same p, the LSE being less by what the mean adds to a score. (Keys of tokens differ too much to gain by
+it.)
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from torch import Tensor
 from kernels.segments import Segments
 from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
+from kernels.triton.kept_outputs import kept_dtype
 from kernels.triton.primitives import (
     LN2,
     LOG2E,
@@ -137,14 +138,16 @@ def _segment_forward_kernel(
     q,  # [N, H, D]
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
-    o,  # [slots of the lists, H, D]
+    kept,  # [slots of the lists, H, D]
     lse,  # fp32 [slots of the lists, H]
+    o,  # None, or as `kept`
+    unit,  # fp32 [1], with o
     query_slots,  # int32 [C, list_length]
     key_index,  # int32 [K]
     tiles,  # int32 [C, num_tiles, TILE_FIELDS]: of the query lists
     num_tiles,
     list_length,
-    first_slot,  # the slot of o's first row
+    first_slot,  # the slot of the first row
     scale,
     KV_HEADS: tl.constexpr,
     G: tl.constexpr,
@@ -210,45 +213,57 @@ def _segment_forward_kernel(
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
-    store_rows(o, base, offsets, accumulator * (1.0 / total)[:, None], mask, D, BLOCK_D)
+    result = accumulator * (1.0 / total)[:, None]
+    store_rows(kept, base, offsets, result, mask, D, BLOCK_D)
+    if o is not None:
+        store_rows(o, base, offsets, result * tl.load(unit), mask, D, BLOCK_D)
     tl.store(lse + base + offsets, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
 def segment_forward(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, part: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    scale: float,
+    part: int = 0,
+    output: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Results of every slot of one part of the query lists.
 
     Args:
         q: [N, H, D]. k, v: [K, Hkv, D]. scale: of the dot products.
+        output: where a token is its own slot, [N, H, D] to be filled with the output times a unit, and that unit,
+            fp32 [1].
 
     Returns:
-        o [slots of the part, H, D] in q's dtype and natural-log LSE fp32 [slots of the part, H]. Slots that no segment
-        lists are left unwritten.
+        The output as it is kept (`kept_outputs`) [slots of the part, H, D], and natural-log LSE fp32
+        [slots of the part, H]. Slots that no segment lists are left unwritten.
     """
     _, heads, head_dim = q.shape
     kv_heads = k.shape[1]
     config = segment_config("forward", segments, q)
     first, last = segments.slot_range(part, q.shape[0])
-    o = torch.empty(last - first, heads, head_dim, dtype=q.dtype, device=q.device)
+    kept = torch.empty(last - first, heads, head_dim, dtype=kept_dtype(q.dtype), device=q.device)
     lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
     if last == first:
-        return o, lse
+        return kept, lse
     if segments.query_slots is not None and segments.key_index is None and hopper.supported(q, k, v):
         from kernels.triton.hopper_selected import hopper_selected_forward  # what it imports is not in every Triton
 
-        hopper_selected_forward(q, k, v, segments, scale, part, o, lse)
-        return o, lse
+        hopper_selected_forward(q, k, v, segments, scale, part, kept, lse)
+        return kept, lse
     block_tokens = config.block_m // padded(heads // kv_heads)
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, block_tokens, last - first)
     _segment_forward_kernel[(tiles.shape[1], kv_heads)](
-        *(q, k, v, o, lse, segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
+        *(q, k, v, kept, lse, *(output or (None, None))),
+        *(segments.query_slots, segments.key_index, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),
         **segment_constants(q, k, segments),
         QUERIES_IN_REGISTERS=config.queries_in_registers,
         **config.launch_arguments(),
     )
-    return o, lse
+    return kept, lse
 
 
 def segment_constants(q: Tensor, k: Tensor, segments: Segments) -> dict[str, int | bool | str]:

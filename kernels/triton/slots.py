@@ -15,15 +15,16 @@ from kernels.triton.primitives import LN2, LOG2E, load_rows, store_rows
 
 @triton.jit(do_not_specialize=["first_token", "num_tokens"])
 def _merge_slots_kernel(
-    part,  # [tokens of the part, S, H, D]
+    part,  # [tokens of the part, S, H, D], in the first unit
     part_lse,  # fp32 [tokens of the part, S, H]
     block_indices,  # int32 [Hkv, N, S]
-    o_slc,  # [N, H, D]
+    units,  # fp32 [1], or [2]: of v and v_cmp
+    kept,  # [N, H, D], in the first unit
     lse,  # fp32 [N, H]
-    o_cmp,  # [N, H, D], with GATED
-    o_win,
-    gates,  # [N, 3]
     o,  # [N, H, D]
+    kept_cmp,  # [N, H, D], with GATED, in the second unit
+    kept_win,  # in the first
+    gates,  # [N, 3]
     first_token,
     num_tokens,
     H: tl.constexpr,
@@ -34,7 +35,7 @@ def _merge_slots_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Merge a token's slots by their LSE; with GATED also add up the three gated branches."""
+    """Merge a token's slots by their LSE; with GATED o is the sum of the three gated branches."""
     local_token = tl.program_id(0).to(tl.int64)
     token = local_token + first_token
     head = tl.arange(0, BLOCK_H)
@@ -60,16 +61,19 @@ def _merge_slots_kernel(
         accumulator += weight[:, None] * load_rows(part, slot_row, head, used, True, D, BLOCK_D).to(tl.float32)
     divisor = tl.where(total == 0.0, 1.0, total)
     merged = accumulator / divisor[:, None]
-    store_rows(o_slc, row, head, merged, head_mask, D, BLOCK_D)
+    store_rows(kept, row, head, merged, head_mask, D, BLOCK_D)
     tl.store(lse + row + head, largest + tl.log2(divisor) * LN2, mask=head_mask)
+    unit = tl.load(units)
     if GATED:
         gate = gates + token * 3
-        out = tl.load(gate + 1).to(tl.float32) * merged
-        out += tl.load(gate).to(tl.float32) * load_rows(o_cmp, row, head, head_mask, True, D, BLOCK_D).to(tl.float32)
-        out += tl.load(gate + 2).to(tl.float32) * load_rows(o_win, row, head, head_mask, True, D, BLOCK_D).to(
-            tl.float32
-        )
-        store_rows(o, row, head, out, head_mask, D, BLOCK_D)
+        compressed = load_rows(kept_cmp, row, head, head_mask, True, D, BLOCK_D).to(tl.float32)
+        window = load_rows(kept_win, row, head, head_mask, True, D, BLOCK_D).to(tl.float32)
+        merged = tl.load(gate + 1).to(tl.float32) * unit * merged
+        merged += tl.load(gate).to(tl.float32) * tl.load(units + 1) * compressed
+        merged += tl.load(gate + 2).to(tl.float32) * unit * window
+    else:
+        merged *= unit
+    store_rows(o, row, head, merged, head_mask, D, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["first_token", "num_tokens"])
@@ -109,27 +113,30 @@ def merge_slots(
     part_lse: Tensor,
     block_indices: Tensor,
     tokens: tuple[int, int],
-    o_slc: Tensor,
+    units: Tensor,
+    kept: Tensor,
     lse: Tensor,
-    branches: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    o: Tensor,
+    branches: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:
-    """Merge the slots of a range of tokens by their LSE into `o_slc` and `lse`.
+    """Merge the slots of a range of tokens by their LSE into `kept`, `lse` and `o`.
 
     Args:
-        part: [tokens * S, H, D]. part_lse: fp32 [tokens * S, H].
+        part: [tokens * S, H, D], kept outputs of slots. part_lse: fp32 [tokens * S, H].
         block_indices: int32 [Hkv, N, S]; -1 marks unused slots.
         tokens: first and last + 1 token of the range.
-        o_slc: [N, H, D]. lse: fp32 [N, H], -inf for a token without a block.
-        branches: o_cmp, o_win [N, H, D], gates [N, 3], and o [N, H, D] to be filled with the gated sum of all three.
+        units: fp32 [1], of v; with `branches` [2], of v and v_cmp (`kept_outputs`).
+        kept: [N, H, D]. lse: fp32 [N, H], -inf for a token without a block. o: [N, H, D], the merged output.
+        branches: kept outputs of cmp and win [N, H, D], and gates [N, 3]: o becomes the gated sum of all three.
     """
     kv_heads, num_tokens, slots = block_indices.shape
     _, heads, head_dim = part.shape
     first, last = tokens
     if first == last:
         return
-    o_cmp, o_win, gates, o = branches if branches is not None else (None, None, None, None)
+    kept_cmp, kept_win, gates = branches if branches is not None else (None, None, None)
     _merge_slots_kernel[(last - first,)](
-        *(part, part_lse, block_indices, o_slc, lse, o_cmp, o_win, gates, o, first, num_tokens),
+        *(part, part_lse, block_indices, units, kept, lse, o, kept_cmp, kept_win, gates, first, num_tokens),
         H=heads,
         G=heads // kv_heads,
         D=head_dim,

@@ -201,7 +201,10 @@ ON_A_GPU = Target(
     device="cuda",
     tokens=4096,
 )
-AGAIN = (sys.executable, "-m", "cli", "profile", "slc", "--pass", "bwd", "--tokens", "4096", "--bare")
+AGAIN = (
+    *(sys.executable, "-m", "cli", "profile", "slc", "--pass", "bwd", "--tokens", "4096", "--bare"),
+    *("--heads", "8", "--kv-heads", "1", "--head-dim", "32", "--topk", "4"),
+)
 
 
 @pytest.fixture(scope="module")

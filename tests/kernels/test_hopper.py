@@ -101,7 +101,7 @@ def both(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> l
 
     def run() -> tuple[Tensor, Tensor]:
         parts = [segment_forward(q, k, v, segments, scale, part) for part in range(segments.parts)]
-        return torch.cat([o for o, _ in parts]), torch.cat([lse for _, lse in parts])
+        return torch.cat([kept for kept, _ in parts]), torch.cat([lse for _, lse in parts])
 
     assert hopper.supported(q, k, v)
     with mock.patch("kernels.triton.segment_forward._segment_forward_kernel", None):  # nothing may launch it
