@@ -254,6 +254,7 @@ def hopper_selected_forward(
     first, last = segments.slot_range(part, q.shape[0])
     run = config.run * config.block_m // group
     tiles = tile_list(segments.query_offsets[part], segments.key_offsets, run, last - first)
+    v = v.to(q.dtype)  # probabilities need the range of bf16 here, and the matrix units want values of their type
     _hopper_selected_forward_kernel[(tiles.shape[1], kv_heads)](
         *(q, k, v, kept, lse, segments.query_slots, tiles, tiles.shape[1]),
         *(q.shape[0] * segments.slots, first, scale),

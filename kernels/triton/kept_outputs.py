@@ -3,7 +3,7 @@
 delta = rowsum(dO * o) of the backward is off by the rounding of o, and dq by that times the mean of the keys, which in
 trained models is large. fp16 rounds an eighth as coarsely as bf16. What it lacks in range the unit makes up for, a
 power of two below the largest value: an output is an average of values. The kernels that compute outputs are given the
-values in units and need not know.
+values in units, and need not know.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _divide_kernel(
 ):
     tile, position, mask = _load_values(values, size, BLOCK)
     quotient = tile.to(tl.float32) * (1.0 / tl.load(unit))
-    tl.store(quotients + position, quotient.to(tile.dtype), mask=mask)
+    tl.store(quotients + position, quotient.to(quotients.dtype.element_ty), mask=mask)
 
 
 def in_units(*values: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Values in units, and the unit of each, fp32 [len(values)]. fp32 values stay as they are, in a unit of 1.
+    """Values in units, of `kept_dtype`, and the unit of each, fp32 [len(values)]. fp32 values stay as they are.
 
     The largest finite value counts, so that one that is not finite spoils only outputs that it is part of.
     """
@@ -64,7 +64,7 @@ def in_units(*values: Tensor) -> tuple[list[Tensor], Tensor]:
     units = torch.full((len(values),), _SMALLEST, dtype=torch.float32, device=device)
     quotients = []
     for each, unit in zip(values, units.split(1), strict=True):
-        quotient = torch.empty_like(each)
+        quotient = torch.empty_like(each, dtype=torch.float16)
         if each.numel():
             grid = (triton.cdiv(each.numel(), _BLOCK),)
             _unit_kernel[grid](each, unit.view(torch.int32), each.numel(), BLOCK=_BLOCK, num_warps=8)
@@ -74,5 +74,5 @@ def in_units(*values: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which outputs are kept where inputs have `dtype`."""
+    """The type of kept outputs, and of values in units, where inputs have `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.float16

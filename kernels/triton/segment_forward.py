@@ -44,12 +44,16 @@ def _attend_first(
     v_tile,  # [BLOCK_N, BLOCK_D]
     scale_log2,
     key_mask,  # [BLOCK_N], true for at least one key
+    HEADROOM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """reference, total fp32 [BLOCK_M] and accumulator fp32 [BLOCK_M, BLOCK_D] of the first tile of keys."""
+    """reference, total fp32 [BLOCK_M] and accumulator fp32 [BLOCK_M, BLOCK_D] of the first tile of keys.
+
+    HEADROOM: by how much, in base 2, the reference is above the largest score.
+    """
     scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
     scores = tl.where(key_mask[None, :], scores, _LOWEST)
-    reference = tl.max(scores, 1)
+    reference = tl.max(scores, 1) + HEADROOM
     p = tl.exp2(scores - reference[:, None])
     return reference, tl.sum(p, 1), tl.dot(p.to(v_tile.dtype), v_tile, input_precision=PRECISION)
 
@@ -190,11 +194,14 @@ def _segment_forward_kernel(
     if QUERIES_IN_REGISTERS:  # what comes straight from a load goes to shared memory, anything computed does not
         q_tile = tl.where(mask[:, None], q_tile, 0.0)
 
+    # Probabilities are multiplied in the type of v. fp16 rounds to multiples of 2^-24 at least, which is little beside
+    # a total of 2^-8 and more, and to the other side it leaves 23 powers of two.
+    HEADROOM: tl.constexpr = 8.0 if v.dtype.element_ty == tl.float16 else 0.0
     reference = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PEELED:
-        reference, total, accumulator = _attend_first(q_tile, k_tile, v_tile, scale_log2, key_mask, PRECISION)
+        reference, total, accumulator = _attend_first(q_tile, k_tile, v_tile, scale_log2, key_mask, HEADROOM, PRECISION)
         for start in range(loop_first, key_last, BLOCK_N):
             k_base, k_offsets, key_mask = key_rows(
                 start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
@@ -203,8 +210,8 @@ def _segment_forward_kernel(
             v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
             total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, PRECISION)
 
-    # The first tile's largest score gives total >= 1, so nothing was lost below; p must fit its type above.
-    LIMIT: tl.constexpr = 2.0**15 if q.dtype.element_ty == tl.float16 else 2.0**40
+    # The first tile's largest score gives a total that is no less, so nothing was lost below. p must fit its type.
+    LIMIT: tl.constexpr = 2.0**15 if v.dtype.element_ty == tl.float16 else 2.0**40
     if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
         reference, total, accumulator = _attend_all(
             *(q_tile, k, v, key_first, key_last, kv_head, key_index, scale_log2),
@@ -232,7 +239,7 @@ def segment_forward(
     """Results of every slot of one part of the query lists.
 
     Args:
-        q: [N, H, D]. k, v: [K, Hkv, D]. scale: of the dot products.
+        q: [N, H, D]. k, v: [K, Hkv, D], v in units (`kept_outputs`) and of their type. scale: of the dot products.
         output: where a token is its own slot, [N, H, D] to be filled with the output times a unit, and that unit,
             fp32 [1].
 
