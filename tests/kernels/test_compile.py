@@ -16,7 +16,7 @@ EXPECTED = {
     "_merge_slots_kernel",
     "_select_blocks_kernel",
     "_tile_list_kernel",
-    "_unit_kernel",
+    "_largest_kernel",
     "_divide_kernel",
     "_gradient_terms_kernel",
     "_segment_dq_kernel",
