@@ -21,7 +21,7 @@ from kernels.segments import (
     selection_parts,
     window_segments,
 )
-from kernels.triton import select
+from kernels.triton import hopper, select
 from kernels.triton.gradient_terms import branch_gradients, gradient_terms
 from kernels.triton.kept_outputs import in_units, kept_dtype
 from kernels.triton.segment_backward import segment_dq
@@ -186,6 +186,8 @@ def _selected_forward(
     """
     kept = torch.empty(q.shape, dtype=kept_dtype(q.dtype), device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    if hopper.supported(q, k, v):
+        v = v.to(q.dtype)  # for the Gluon kernel, once and not once a part
     for part in range(segments.parts):
         kept_part, lse_part = segment_forward(q, k, v, segments, scale, part)
         tokens = segments.token_range(part, q.shape[0])

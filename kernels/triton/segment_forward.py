@@ -239,7 +239,7 @@ def segment_forward(
     """Results of every slot of one part of the query lists.
 
     Args:
-        q: [N, H, D]. k, v: [K, Hkv, D], v in units (`kept_outputs`) and of their type. scale: of the dot products.
+        q: [N, H, D]. k, v: [K, Hkv, D], v in units (`kept_outputs`). scale: of the dot products.
         output: where a token is its own slot, [N, H, D] to be filled with the output times a unit, and that unit,
             fp32 [1].
 
