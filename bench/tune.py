@@ -21,6 +21,7 @@ from kernels.segments import Segments, compressed_segments, selected_segments, s
 from kernels.triton import hopper
 from kernels.triton.configs import KERNEL_NAMES, KernelName, TileConfig, TunedTable, overridden, padded
 from kernels.triton.gradient_terms import gradient_terms
+from kernels.triton.kept_outputs import in_units
 from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
@@ -163,7 +164,8 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
     scale = problem.shape.head_dim**-0.5
     compressed = compressed_segments(layout.cu_seqlens, layout.cu_compression)
     window = window_segments(layout.window_order, layout.window_offsets)
-    kept, lse_cmp = segment_forward(x.q, x.k_cmp, x.v_cmp, compressed, scale)
+    (v, v_cmp), units = in_units(x.v, x.v_cmp)
+    kept, lse_cmp = segment_forward(x.q, x.k_cmp, v_cmp, compressed, scale)
 
     def select() -> list[Tensor]:
         chosen = select_blocks(
@@ -178,9 +180,9 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
     summaries = [(compressed, x.k_cmp, x.v_cmp)]
     # Any output and LSE of the right size load the backward kernels in the same way.
     do = torch.randn_like(x.q)
-    terms = gradient_terms(do, kept, torch.ones(1, device=do.device), lse_cmp)
+    terms = gradient_terms(do, kept, units[1:], lse_cmp)
 
-    def forward(work: list[tuple[Segments, Tensor, Tensor]]) -> list[Tensor]:
+    def forward(work: list[tuple[Segments, Tensor, Tensor]]) -> list[Tensor]:  # of values in units
         return [
             segment_forward(x.q, k, v, segments, scale, part)[0]
             for segments, k, v in work
@@ -198,10 +200,10 @@ def _calls(problem: Problem) -> Mapping[KernelName, Callable[[], list[Tensor]]]:
         return [grad for segments, k, v in work for grad in segment_dkv(do, x.q, k, v, terms, segments, scale)]
 
     return {
-        "compressed_forward": lambda: forward(summaries),
+        "compressed_forward": lambda: forward([(compressed, x.k_cmp, v_cmp)]),
         "compressed_dq": lambda: dq(summaries),
         "compressed_dkv": lambda: dkv(summaries),
-        "gathered_forward": lambda: forward(gathered),
+        "gathered_forward": lambda: forward([(selected, x.k, v), (window, x.k, v)]),
         "gathered_dq": lambda: dq(gathered),
         "gathered_dkv": lambda: dkv(gathered),
         "block_scores": select,

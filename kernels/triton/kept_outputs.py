@@ -2,8 +2,9 @@
 
 delta = rowsum(dO * o) of the backward is off by the rounding of o, and dq by that times the mean of the keys, which in
 trained models is large. fp16 rounds an eighth as coarsely as bf16. What it lacks in range the unit makes up for, a
-power of two below the largest value: an output is an average of values. The kernels that compute outputs are given the
-values in units, and need not know.
+power of two below the largest value: an output is an average of values. Where all values that a token attends to are
+less than 2^-27 of the largest, its output loses digits. The kernels that compute outputs are given the values in units,
+and need not know.
 """
 
 from __future__ import annotations
