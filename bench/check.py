@@ -19,7 +19,7 @@ from bench.records import Correctness, Shape, TensorError
 from bench.workloads import make_tokens
 from kernels import reference
 from kernels.layout import BlockLayout
-from kernels.testing import Comparison, Forward, Inputs, compare, compare_ssa, selection_errors
+from kernels.testing import Comparison, Forward, Inputs, a_few_rows_at_a_time, compare, compare_ssa, selection_errors
 
 # Elements of the oracle's fp64 scores [R, H, N] that a check may build; about six such arrays are alive in backward.
 # On a GPU they may take a quarter of its memory: the more rows, the less it is left to chance which row is the worst.
@@ -188,15 +188,22 @@ def oracle_forward(provider: Provider, problem: Problem, rows: Tensor | None) ->
 
     Sparse attention is given the blocks that the provider selects for the problem's inputs.
     """
-    if provider.family == "dense":
-        return lambda x: reference.full_attention(x.q, x.k, x.v, problem.layout, rows=rows)
-    if provider.family == "packed":
-        return lambda x: _packed_oracle(x, problem.layout, rows)
-    blocks = block_indices(problem, provider.selection_impl or "auto")
-    chosen = blocks if rows is None else blocks[:, rows]
-    return lambda x: reference.spatial_sparse_attention(
-        *x.tensors(), problem.layout, topk=problem.topk, rows=rows, block_indices=chosen
-    )
+    layout = problem.layout
+    blocks = None
+    if provider.family in ("ssa", "nsa"):
+        blocks = block_indices(problem, provider.selection_impl or "auto")
+
+    def forward(x: Inputs, some: Tensor | None) -> Tensor:
+        if provider.family == "dense":
+            return reference.full_attention(x.q, x.k, x.v, layout, rows=some)
+        if blocks is None:
+            return _packed_oracle(x, layout, some)
+        chosen = blocks if some is None else blocks[:, some]
+        return reference.spatial_sparse_attention(
+            *x.tensors(), layout, topk=problem.topk, rows=some, block_indices=chosen
+        )
+
+    return a_few_rows_at_a_time(forward, rows, rows_at_a_time(problem))
 
 
 def _check_sparse(provider: Provider, problem: Problem, rows: Tensor | None) -> tuple[list[Comparison], int]:
@@ -211,6 +218,7 @@ def _check_sparse(provider: Provider, problem: Problem, rows: Tensor | None) -> 
         layout,
         plain="reference" if provider.selection_impl == "eager" else "eager",
         rows=rows,
+        rows_at_a_time=rows_at_a_time(problem),
     )
     with torch.no_grad():
         scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, rows=rows)
@@ -243,13 +251,17 @@ def _oracle_elements(device: torch.device) -> int:
     return min(most, int(_ORACLE_MEMORY_SHARE * memory) // (8 * _ORACLE_ARRAYS))
 
 
+def rows_at_a_time(problem: Problem) -> int:
+    """As many rows as the oracle's memory allows, or one."""
+    return max(1, _oracle_elements(problem.device) // max(1, problem.shape.heads * problem.layout.num_tokens))
+
+
 def _sampled_rows(problem: Problem) -> Tensor | None:
-    """int64 [R] sorted: first, last and random tokens, as many as the oracle's memory allows; None for all."""
-    tokens, heads = problem.layout.num_tokens, problem.shape.heads
-    elements = _oracle_elements(problem.device)
-    if heads * tokens**2 <= elements or tokens <= _FEWEST_ROWS:
+    """int64 [R] sorted: first, last and random tokens, as many as the oracle does at a time or few; None for all."""
+    tokens, at_a_time = problem.layout.num_tokens, rows_at_a_time(problem)
+    if tokens <= max(at_a_time, _FEWEST_ROWS):
         return None
-    count = max(_FEWEST_ROWS, min(_MOST_ROWS, tokens, elements // (heads * tokens)))
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, at_a_time))
     generator = torch.Generator().manual_seed(problem.workload.seed)
     inner = torch.randperm(tokens - 2, generator=generator)[: count - 2] + 1
     return torch.cat([torch.tensor([0, tokens - 1]), inner]).sort().values.to(problem.device)

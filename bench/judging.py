@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.check import ORACLES, oracle_forward
+from bench.check import ORACLES, oracle_forward, rows_at_a_time
 from bench.jobs import Job
 from bench.providers import Problem, Provider, block_indices
 from bench.records import Correctness, TensorError
 from kernels import reference
-from kernels.testing import Forward, Inputs, relative_error, selection_errors
+from kernels.testing import Forward, Inputs, a_few_rows_at_a_time, relative_error, selection_errors
 
 _ROWS = 32
 # Sampled rows err by chance more or less than those of the check; its budget is for the rounding, this for the sample.
@@ -119,14 +119,19 @@ def judge(provider: Provider, witness: Witness, checked: Correctness) -> Correct
 def _oracle(provider: Provider, job: Job, problem: Problem, rows: Tensor) -> Forward:
     """Inputs in any dtype -> exact output of the job on the rows."""
     layout = problem.layout
-    if job.stage == "cmp":
-        return lambda x: reference.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, rows=rows)
-    if job.stage == "slc":
-        chosen = block_indices(problem, provider.selection_impl or "auto")[:, rows]
-        return lambda x: reference.selected_attention(x.q, x.k, x.v, chosen, layout, rows=rows)
-    if job.stage == "win":
-        return lambda x: reference.window_attention(x.q, x.k, x.v, layout, rows=rows)
-    return oracle_forward(provider, problem, rows)
+    if job.stage == "total":
+        return oracle_forward(provider, problem, rows)
+    blocks = block_indices(problem, provider.selection_impl or "auto") if job.stage == "slc" else None
+
+    def forward(x: Inputs, some: Tensor | None) -> Tensor:
+        if job.stage == "cmp":
+            return reference.compressed_attention(x.q, x.k_cmp, x.v_cmp, layout, rows=some)
+        if blocks is None:
+            return reference.window_attention(x.q, x.k, x.v, layout, rows=some)
+        chosen = blocks if some is None else blocks[:, some]
+        return reference.selected_attention(x.q, x.k, x.v, chosen, layout, rows=some)
+
+    return a_few_rows_at_a_time(forward, rows, rows_at_a_time(problem))
 
 
 def _expected(oracle: Forward, witness: Witness) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kernels import eager, reference
 from kernels.layout import BlockLayout
@@ -108,6 +109,22 @@ class Comparison:
 Forward = Callable[[Inputs], Tensor]
 
 
+def a_few_rows_at_a_time(
+    forward: Callable[[Inputs, Tensor | None], Tensor], rows: Tensor | None, at_most: int | None
+) -> Forward:
+    """`forward` on groups of rows, each computed again in backward: its memory is that of one group.
+
+    Args:
+        forward: inputs and rows int64 [R] or None for all -> o of these rows.
+        rows: of the result.
+        at_most: rows in a group; None: all in one.
+    """
+    if rows is None or at_most is None or len(rows) <= at_most:
+        return lambda x: forward(x, rows)
+    groups = rows.split(at_most)
+    return lambda x: torch.cat([checkpoint(forward, x, group, use_reentrant=False) for group in groups])
+
+
 def compare(
     candidate: Forward,
     plain: Forward,
@@ -131,6 +148,7 @@ def compare(
     upstream = torch.randn(expected.shape, generator=generator).to(inputs.q)
     expected_grads = torch.autograd.grad(expected, [getattr(wide, name) for name in names], upstream.double())
     expected = expected.detach()
+    del wide  # 8 GiB for a million tokens
 
     def run(forward: Forward, *, all_rows: bool) -> list[Tensor]:
         leaves = inputs.leaves()
@@ -169,6 +187,7 @@ def compare_ssa(
     plain: str,
     scale: float | None = None,
     rows: Tensor | None = None,
+    rows_at_a_time: int | None = None,
 ) -> list[Comparison]:
     """The whole operator against the fp64 reference on equal selections.
 
@@ -177,13 +196,17 @@ def compare_ssa(
         blocks: int32 [Hkv, N, S], what the candidate selects.
         plain: implementation that sets the budget: "eager", or "reference" where the candidate is `eager` itself.
         rows: int64 [R], sorted; None: all.
+        rows_at_a_time: as many of `rows` the reference computes together; None: all.
     """
     row_blocks = blocks if rows is None else blocks[:, rows]
 
-    def by_reference(x: Inputs) -> Tensor:
+    def reference_rows(x: Inputs, some: Tensor | None) -> Tensor:
+        chosen = blocks if some is None else blocks[:, some]
         return reference.spatial_sparse_attention(
-            *x.tensors(), layout, topk=blocks.shape[2], scale=scale, rows=rows, block_indices=row_blocks
+            *x.tensors(), layout, topk=blocks.shape[2], scale=scale, rows=some, block_indices=chosen
         )
+
+    by_reference = a_few_rows_at_a_time(reference_rows, rows, rows_at_a_time)
 
     def by_eager(x: Inputs) -> Tensor:
         factor = 1 / math.sqrt(x.q.shape[2]) if scale is None else scale

@@ -73,6 +73,19 @@ def test_many_tokens_are_checked_on_a_sample_with_exact_gradients(monkeypatch: p
     assert not check_provider(last, problem).passed
 
 
+@pytest.mark.parametrize("name", ["ssa-eager", "nsa-eager", "dense-sdpa-cpu", "packed-sdpa-cpu"])
+def test_more_tokens_than_fit_are_checked_a_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(check._ORACLE_ELEMENTS, "cpu", 4 * 300 * 5)
+    problem = small_problem()
+    assert check.rows_at_a_time(problem) == 5
+    provider = get_provider(name)
+    checked = check_provider(provider, provider.adapt(problem))
+    assert checked.passed, checked
+    assert "32 sampled of 300 tokens" in checked.oracle
+    last = altered(name, lambda p, x, o: torch.where(torch.arange(len(o))[:, None, None] == 299, 1.01 * o, o))
+    assert not check_provider(last, provider.adapt(problem)).passed
+
+
 def test_the_quick_suite_passes_on_this_cpu_and_reports_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     seen: list[tuple[str, int, int]] = []

@@ -12,7 +12,7 @@ from small_shape import small_shape
 from torch import Tensor
 from torch._functorch import config as functorch_config
 
-from bench import measurement, speed, timing
+from bench import check, measurement, speed, timing
 from bench.accounting import full_attention_costs
 from bench.captured import save_captured
 from bench.conditions import Condition
@@ -145,6 +145,15 @@ def test_real_sparse_attention_is_timed_whole_and_branch_by_branch() -> None:
     parts = [r.flops for r in records if r.stage != "total" and r.direction == "fwd"]
     (total,) = (r.flops for r in records if r.stage == "total" and r.direction == "fwd")
     assert total == sum(part for part in parts if part is not None)
+
+
+def test_results_are_judged_a_row_at_a_time_where_no_more_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(check._ORACLE_ELEMENTS, "cpu", 1)
+    plan = make_plan(providers=["ssa-eager", "dense-sdpa-cpu"], directions=["fwd", "bwd"])
+    records = run_speed(plan, device="cpu")
+    assert len(records) == 9 + 2
+    assert all(record.status == "ok" for record in records), [record.reason for record in records]
+    assert all(record.timed_correctness is not None for record in records)
 
 
 @pytest.mark.parametrize("name", ["nsa-eager", "dense-sdpa-cpu", "packed-sdpa-cpu"])

@@ -15,6 +15,7 @@ from kernels.testing import (
     SELECTION_TOLERANCE,
     Comparison,
     Inputs,
+    a_few_rows_at_a_time,
     compare,
     compare_ssa,
     random_layout,
@@ -201,6 +202,45 @@ def test_a_sample_has_the_budgets_of_running_every_token() -> None:
     for one, other in zip(whole, sampled, strict=True):
         assert one.error == other.error
         assert one.budget == pytest.approx(other.budget, rel=0.3), one.name  # sums in other orders
+
+
+def test_a_few_rows_at_a_time_are_judged_like_all_together() -> None:
+    layout, inputs, blocks = small()
+    rows = torch.tensor([0, 3, 17, 40, 41, 63])
+
+    def judged(at_a_time: int | None) -> list[Comparison]:
+        half = gated(inputs, blocks, layout).detach() / 2  # errors beyond rounding
+        return compare_ssa(
+            lambda x: half + gated(x, blocks, layout) / 2,
+            *(blocks, inputs, layout),
+            plain="eager",
+            rows=rows,
+            rows_at_a_time=at_a_time,
+        )
+
+    for one, other in zip(judged(4), judged(None), strict=True):
+        assert one.name == other.name
+        assert one.error == pytest.approx(other.error, rel=1e-6)
+        assert one.budget == pytest.approx(other.budget, rel=1e-6)
+
+
+def test_rows_are_computed_in_groups_and_again_for_their_gradients() -> None:
+    _, inputs, _ = small()
+    rows = torch.tensor([5, 2, 9, 30, 31])
+    seen: list[list[int]] = []
+
+    def forward(x: Inputs, some: Tensor | None) -> Tensor:
+        assert some is not None
+        seen.append(some.tolist())
+        return x.q[some].square()
+
+    leaves = inputs.leaves()
+    o = a_few_rows_at_a_time(forward, rows, 2)(leaves)
+    torch.testing.assert_close(o, inputs.q[rows].square())
+    assert seen == [[5, 2], [9, 30], [31]]
+    (dq,) = torch.autograd.grad(o.sum(), leaves.q)
+    assert sorted(seen[3:]) == sorted(seen[:3])
+    torch.testing.assert_close(dq, torch.zeros_like(dq).index_copy(0, rows, 2 * inputs.q[rows]))
 
 
 def test_an_empty_problem_passes() -> None:
