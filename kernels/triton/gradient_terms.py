@@ -36,7 +36,9 @@ def _store_terms(
 ):
     row = token * H
     delta = tl.sum(gradient * load_rows(kept, row, head, mask, True, D, BLOCK_D).to(tl.float32), 1) * unit
-    row_lse = tl.load(lse + row + head, mask=mask) * LOG2E
+    row_lse = tl.load(lse + row + head, mask=mask)
+    if kept.dtype.element_ty != tl.float32:
+        row_lse *= LOG2E  # see `score_factor`
     if GATED:
         column = token * 3 + COLUMN
         tl.store(dgates + column, tl.sum(delta).to(dgates.dtype.element_ty))
@@ -84,7 +86,7 @@ def _gradient_terms_kernel(
 
 
 def gradient_terms(do: Tensor, kept: Tensor, unit: Tensor, lse: Tensor) -> Tensor:
-    """fp32 [N, H, 2]: the base-2 LSE and delta of one branch.
+    """fp32 [N, H, 2]: the LSE, natural in fp32 and else in base 2, and delta of one branch.
 
     Args:
         do: [N, H, D], the gradient of the branch's output. kept: that output, in `unit` fp32 [1] (`kept_outputs`).

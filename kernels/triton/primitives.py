@@ -18,6 +18,30 @@ TILE_FIELDS = tl.constexpr(5)
 
 
 @triton.jit
+def score_factor(scale, PRECISION: tl.constexpr):
+    """What dot products are multiplied by to be scores, for `exponential` of their differences.
+
+    In 16 bits scores and LSEs are in base 2, which saves a product a score. That rounds log2(e) into every score, and
+    beside the rounding of fp32 it counts: there they are natural, and only differences are multiplied.
+    """
+    if PRECISION == "ieee":
+        factor = scale
+    else:
+        factor = scale * LOG2E
+    return factor
+
+
+@triton.jit
+def exponential(difference, PRECISION: tl.constexpr):
+    """exp of a difference of scores, see `score_factor`."""
+    if PRECISION == "ieee":
+        p = tl.exp2(difference * LOG2E)
+    else:
+        p = tl.exp2(difference)
+    return p
+
+
+@triton.jit
 def load_rows(pointer, base, offsets, mask, MASKED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """[R, BLOCK_D]: rows base + offsets of a row-major matrix with D columns; zero where masked or past D.
 

@@ -22,12 +22,13 @@ from kernels.segments import Segments
 from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.primitives import (
-    LOG2E,
+    exponential,
     key_rows,
     load_rows,
     load_terms,
     load_tile,
     query_rows,
+    score_factor,
     slot_rows,
     store_rows,
     tile_list,
@@ -41,17 +42,17 @@ def _query_gradient(
     do_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], base 2
+    row_lse,  # fp32 [BLOCK_M]
     row_delta,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
-    scale_log2,
+    factor,
     key_mask,  # [BLOCK_N]
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-    p = tl.exp2(scores * scale_log2 - row_lse[:, None])
+    p = exponential(scores * factor - row_lse[:, None], PRECISION)
     if MASKED:  # masked keys have k = v = 0, but p = exp2(-lse) may overflow there
         p = tl.where(key_mask[None, :], p, 0.0)
     ds = p * (dp - row_delta[:, None])
@@ -64,7 +65,7 @@ def _segment_dq_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
+    terms,  # fp32 [N, H, 2]: LSE and delta
     dq,  # [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
     key_index,  # int32 [K]
@@ -98,7 +99,7 @@ def _segment_dq_kernel(
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
-    scale_log2 = scale * LOG2E
+    factor = score_factor(scale, PRECISION)
     loop_first = key_first
     if PEELED:
         # The first tile takes the keys that fill no whole tile, and is loaded before the queries: their slots take
@@ -118,12 +119,12 @@ def _segment_dq_kernel(
     if SHIFTED:
         d = tl.arange(0, BLOCK_D)
         lacking = tl.load(shift + kv_head * D + d, mask=d < D, other=0.0).to(tl.float32)
-        row_lse -= scale_log2 * tl.sum(q_tile.to(tl.float32) * lacking[None, :], 1)
+        row_lse -= factor * tl.sum(q_tile.to(tl.float32) * lacking[None, :], 1)
 
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PEELED:
         accumulator = _query_gradient(
-            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, True, PRECISION
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, factor, k_mask, True, PRECISION
         )
     MASKED: tl.constexpr = not PEELED
     for start in range(loop_first, key_last, BLOCK_N):
@@ -133,7 +134,7 @@ def _segment_dq_kernel(
         k_tile = load_rows(k, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
         v_tile = load_rows(v, k_base, k_offsets, k_mask, MASKED, D, BLOCK_D)
         accumulator = _query_gradient(
-            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, scale_log2, k_mask, MASKED, PRECISION
+            q_tile, do_tile, k_tile, v_tile, row_lse, row_delta, accumulator, factor, k_mask, MASKED, PRECISION
         )
 
     if HAS_SLOTS:

@@ -17,12 +17,13 @@ from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.long_lists import CHUNK_FIELDS, add_chunks, long_lists
 from kernels.triton.primitives import (
-    LOG2E,
+    exponential,
     key_rows,
     load_rows,
     load_terms,
     load_tile,
     query_rows,
+    score_factor,
     store_rows,
     tile_list,
 )
@@ -44,16 +45,16 @@ def _key_gradients(
     v_tile,  # [BLOCK_N, BLOCK_D]
     q_tile,  # [BLOCK_M, BLOCK_D]
     do_tile,  # [BLOCK_M, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], base 2; inf where masked, which makes p zero
+    row_lse,  # fp32 [BLOCK_M]; inf where masked, which makes p zero
     row_delta,  # fp32 [BLOCK_M]
     dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
     dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
-    scale_log2,
+    factor,
     PRECISION: tl.constexpr,
 ):
     scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
     dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-    p = tl.exp2(scores * scale_log2 - row_lse[None, :])
+    p = exponential(scores * factor - row_lse[None, :], PRECISION)
     dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
     ds = p * (dp - row_delta[None, :])
     dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
@@ -82,7 +83,7 @@ def _add_list(
     first,
     last,
     kv_head,
-    scale_log2,
+    factor,
     SLOTS: tl.constexpr,
     HAS_SLOTS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -110,7 +111,7 @@ def _add_list(
         do_tile = load_rows(do, base, offsets, mask, MASKED, D, BLOCK_D)
         row_lse, row_delta = load_terms(terms, base, offsets, mask, MASKED)
         dk_tile, dv_tile = _key_gradients(
-            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, factor, PRECISION
         )
     if PEELED and loop_last < last:
         base, offsets, mask = query_rows(
@@ -120,7 +121,7 @@ def _add_list(
         do_tile = load_rows(do, base, offsets, mask, True, D, BLOCK_D)
         row_lse, row_delta = load_terms(terms, base, offsets, mask, True)
         dk_tile, dv_tile = _key_gradients(
-            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, scale_log2, PRECISION
+            k_tile, v_tile, q_tile, do_tile, row_lse, row_delta, dk_tile, dv_tile, factor, PRECISION
         )
     return dk_tile, dv_tile
 
@@ -141,7 +142,7 @@ def _segment_dkv_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: base-2 LSE and delta
+    terms,  # fp32 [N, H, 2]: LSE and delta
     dk,  # fp32 [shares, K, Hkv, D]; CHUNKS: [room, BLOCK_N, Hkv, D]
     dv,  # as dk
     query_slots,  # int32 [C, list_length]
@@ -201,7 +202,7 @@ def _segment_dkv_kernel(
         query_slots += list_index * list_length
     dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    scale_log2 = scale * LOG2E
+    factor = score_factor(scale, PRECISION)
     # This program's share of the segment's queries: of its parts of the tokens one split each, in whole tiles.
     bounds = query_offsets + list_index * (num_segments + 1) + segment
     first_part = share // splits * parts_a_share
@@ -217,7 +218,7 @@ def _segment_dkv_kernel(
                 bounds + part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
             )
             dk_tile, dv_tile = _add_list(
-                *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+                *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, factor),
                 *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
             )
     else:  # a loop of one turn would cost registers
@@ -225,7 +226,7 @@ def _segment_dkv_kernel(
             bounds + first_part * LISTS * (num_segments + 1), split, splits, limit, BLOCK_M // BLOCK_G
         )
         dk_tile, dv_tile = _add_list(
-            *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, scale_log2),
+            *(q, do, terms, k_tile, v_tile, dk_tile, dv_tile, query_slots, first, last, kv_head, factor),
             *(SLOTS, HAS_SLOTS, WIDE, KV_HEADS, G, D, PRECISION, PEELED, BLOCK_G, BLOCK_D, BLOCK_M),
         )
 

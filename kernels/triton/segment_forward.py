@@ -21,11 +21,12 @@ from kernels.triton.configs import padded, segment_config
 from kernels.triton.kept_outputs import kept_dtype
 from kernels.triton.primitives import (
     LN2,
-    LOG2E,
+    exponential,
     key_rows,
     load_rows,
     load_tile,
     query_rows,
+    score_factor,
     slot_rows,
     store_rows,
     tile_list,
@@ -42,19 +43,19 @@ def _attend_first(
     q_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
-    scale_log2,
+    factor,
     key_mask,  # [BLOCK_N], true for at least one key
     HEADROOM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """reference, total fp32 [BLOCK_M] and accumulator fp32 [BLOCK_M, BLOCK_D] of the first tile of keys.
 
-    HEADROOM: by how much, in base 2, the reference is above the largest score.
+    HEADROOM: by how much the reference is above the largest score, in base 2 (0 in fp32).
     """
-    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * factor  # [BLOCK_M, BLOCK_N]
     scores = tl.where(key_mask[None, :], scores, _LOWEST)
     reference = tl.max(scores, 1) + HEADROOM
-    p = tl.exp2(scores - reference[:, None])
+    p = exponential(scores - reference[:, None], PRECISION)
     return reference, tl.sum(p, 1), tl.dot(p.to(v_tile.dtype), v_tile, input_precision=PRECISION)
 
 
@@ -63,15 +64,15 @@ def _attend(
     q_tile,
     k_tile,
     v_tile,
-    reference,  # fp32 [BLOCK_M], in base 2
+    reference,  # fp32 [BLOCK_M], a score
     total,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
-    scale_log2,
+    factor,
     PRECISION: tl.constexpr,
 ):
     """Adds a tile of keys to a softmax with a fixed reference."""
     scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-    p = tl.exp2(scores * scale_log2 - reference[:, None])
+    p = exponential(scores * factor - reference[:, None], PRECISION)
     accumulator = tl.dot(p.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION)
     return total + tl.sum(p, 1), accumulator
 
@@ -81,19 +82,19 @@ def _attend_running(
     q_tile,
     k_tile,
     v_tile,
-    largest,  # fp32 [BLOCK_M], in base 2
+    largest,  # fp32 [BLOCK_M], a score
     total,
     accumulator,
-    scale_log2,
+    factor,
     key_mask,
     PRECISION: tl.constexpr,
 ):
     """Adds a tile of keys to a softmax with a running maximum, to begin with `_LOWEST`, 0 and 0."""
-    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * factor  # [BLOCK_M, BLOCK_N]
     scores = tl.where(key_mask[None, :], scores, _LOWEST)
     new_largest = tl.maximum(largest, tl.max(scores, 1))
-    correction = tl.exp2(largest - new_largest)
-    p = tl.exp2(scores - new_largest[:, None])
+    correction = exponential(largest - new_largest, PRECISION)
+    p = exponential(scores - new_largest[:, None], PRECISION)
     accumulator = accumulator * correction[:, None]
     accumulator = tl.dot(p.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION)
     return new_largest, total * correction + tl.sum(p, 1), accumulator
@@ -108,7 +109,7 @@ def _attend_all(
     key_last,
     kv_head,
     key_index,  # int32 [K], or None
-    scale_log2,
+    factor,
     HAS_KEY_INDEX: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -132,7 +133,7 @@ def _attend_all(
         k_tile = load_rows(k, base, offsets, key_mask, True, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
         v_tile = load_rows(v, base, offsets, key_mask, True, D, BLOCK_D)
         largest, total, accumulator = _attend_running(
-            q_tile, k_tile, v_tile, largest, total, accumulator, scale_log2, key_mask, PRECISION
+            q_tile, k_tile, v_tile, largest, total, accumulator, factor, key_mask, PRECISION
         )
     return largest, total, accumulator
 
@@ -177,7 +178,7 @@ def _segment_forward_kernel(
     if HAS_SLOTS:
         query_slots += list_index * list_length
 
-    scale_log2 = scale * LOG2E
+    factor = score_factor(scale, PRECISION)
     if PEELED:
         # The first tile takes the keys that fill no whole tile, and is loaded before the queries: their slots take
         # a memory latency more.
@@ -201,20 +202,21 @@ def _segment_forward_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if PEELED:
-        reference, total, accumulator = _attend_first(q_tile, k_tile, v_tile, scale_log2, key_mask, HEADROOM, PRECISION)
+        reference, total, accumulator = _attend_first(q_tile, k_tile, v_tile, factor, key_mask, HEADROOM, PRECISION)
         for start in range(loop_first, key_last, BLOCK_N):
             k_base, k_offsets, key_mask = key_rows(
                 start, key_last, kv_head, key_index, False, HAS_KEY_INDEX, WIDE, KV_HEADS, BLOCK_N
             )
             k_tile = load_rows(k, k_base, k_offsets, key_mask, False, D, BLOCK_D)
             v_tile = load_rows(v, k_base, k_offsets, key_mask, False, D, BLOCK_D)
-            total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, scale_log2, PRECISION)
+            total, accumulator = _attend(q_tile, k_tile, v_tile, reference, total, accumulator, factor, PRECISION)
 
-    # The first tile's largest score gives a total that is no less, so nothing was lost below. p must fit its type.
-    LIMIT: tl.constexpr = 2.0**15 if v.dtype.element_ty == tl.float16 else 2.0**40
+    # The first tile's largest score gives a total that is no less, so nothing was lost below. Above, p must fit fp16;
+    # in fp32 the difference from a reference that is far from a score is rounded more coarsely than the score.
+    LIMIT: tl.constexpr = 2.0**15
     if not PEELED or tl.min((total < LIMIT).to(tl.int32), 0) == 0:
         reference, total, accumulator = _attend_all(
-            *(q_tile, k, v, key_first, key_last, kv_head, key_index, scale_log2),
+            *(q_tile, k, v, key_first, key_last, kv_head, key_index, factor),
             *(HAS_KEY_INDEX, WIDE, PRECISION, KV_HEADS, D, 16 if PEELED else BLOCK_N),
         )
 
@@ -224,7 +226,11 @@ def _segment_forward_kernel(
     store_rows(kept, base, offsets, result, mask, D, BLOCK_D)
     if o is not None:
         store_rows(o, base, offsets, result * tl.load(unit), mask, D, BLOCK_D)
-    tl.store(lse + base + offsets, (reference + tl.log2(total)) * LN2, mask=mask)
+    lse_rows = lse + base + offsets
+    if PRECISION == "ieee":
+        tl.store(lse_rows, reference + tl.log2(total) * LN2, mask=mask)
+    else:
+        tl.store(lse_rows, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
 def segment_forward(

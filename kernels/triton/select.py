@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configs import padded, tile_config
-from kernels.triton.primitives import LOG2E, key_rows, load_rows, load_tile, tile_list
+from kernels.triton.primitives import LOG2E, exponential, key_rows, load_rows, load_tile, score_factor, tile_list
 
 # Where no block is left: above every block id, and below every score (see `_ordered`).
 _NO_BLOCK = tl.constexpr(2**30)
@@ -35,10 +35,10 @@ _GROUP_AXIS = 0 if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) <
 def _store_probabilities(
     q_tile,  # [BLOCK_D, BLOCK_M]
     k_tile,  # [BLOCK_N, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], base 2
+    row_lse,  # fp32 [BLOCK_M], as `score_factor` says
     scores,  # where the tile's first token and first key go
     num_cmp,
-    scale_log2,
+    factor,
     mask,  # [BLOCK_N, TOKENS]
     PRECISION: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -46,7 +46,7 @@ def _store_probabilities(
     BLOCK_N: tl.constexpr,
 ):
     logits = tl.dot(k_tile, q_tile, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
-    p = tl.exp2(logits * scale_log2 - row_lse[None, :])
+    p = exponential(logits * factor - row_lse[None, :], PRECISION)
     PAIR: tl.constexpr = 2 if BLOCK_G > 1 else 1
     p = tl.reshape(p, [BLOCK_N, BLOCK_G // PAIR, TOKENS, PAIR])
     by_token = tl.sum(tl.sum(p, 3), 1)  # [BLOCK_N, TOKENS]
@@ -205,8 +205,10 @@ def _select_blocks_kernel(
     offsets = position * (KV_HEADS * G) + head
     mask = (head < G) & (first + position < last)
     q_tile = tl.trans(load_rows(q, base, offsets, mask, True, D, BLOCK_D))  # [BLOCK_D, BLOCK_M]
-    row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf")) * LOG2E
-    scale_log2 = scale * LOG2E
+    row_lse = tl.load(lse + base + offsets, mask=mask, other=float("inf"))
+    if PRECISION != "ieee":
+        row_lse *= LOG2E
+    factor = score_factor(scale, PRECISION)
 
     full_last = key_first + (key_last - key_first) // BLOCK_N * BLOCK_N
     # Rows past the sample's last token are written too: nobody reads them.
@@ -215,9 +217,7 @@ def _select_blocks_kernel(
     for start in range(key_first, full_last, BLOCK_N):
         k_base, k_offsets, key_mask = key_rows(start, key_last, kv_head, None, False, False, False, KV_HEADS, BLOCK_N)
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, False, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        _store_probabilities(
-            q_tile, k_tile, row_lse, place, num_cmp, scale_log2, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N
-        )
+        _store_probabilities(q_tile, k_tile, row_lse, place, num_cmp, factor, None, PRECISION, TOKENS, BLOCK_G, BLOCK_N)
         place += BLOCK_N
     if full_last < key_last:
         k_base, k_offsets, key_mask = key_rows(
@@ -226,7 +226,7 @@ def _select_blocks_kernel(
         k_tile = load_rows(k_cmp, k_base, k_offsets, key_mask, True, D, BLOCK_D)
         key_mask = key_mask[:, None]
         _store_probabilities(
-            *(q_tile, k_tile, row_lse, scores + full_last, num_cmp, scale_log2, key_mask),
+            *(q_tile, k_tile, row_lse, scores + full_last, num_cmp, factor, key_mask),
             *(PRECISION, TOKENS, BLOCK_G, BLOCK_N),
         )
 
