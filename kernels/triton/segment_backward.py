@@ -42,7 +42,7 @@ def _query_gradient(
     do_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M]
+    row_lse,  # fp32 [BLOCK_M], as `score_factor` says
     row_delta,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
     factor,

@@ -45,7 +45,7 @@ def _key_gradients(
     v_tile,  # [BLOCK_N, BLOCK_D]
     q_tile,  # [BLOCK_M, BLOCK_D]
     do_tile,  # [BLOCK_M, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M]; inf where masked, which makes p zero
+    row_lse,  # fp32 [BLOCK_M], as `score_factor` says; inf where masked, which makes p zero
     row_delta,  # fp32 [BLOCK_M]
     dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
     dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
