@@ -29,7 +29,7 @@ _WORST_ROW_ROUNDINGS = 4.0
 _VANISHING = 1e-12
 # Sums in another order, and exponentials of scores and LSEs that are rounded in proportion to their size.
 _FP32_ARITHMETIC = 2 * torch.finfo(torch.float32).eps
-_USUAL_SCORE = 2.0
+USUAL_SCORE = 2.0  # of standard normal inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def compare(
     inputs: Inputs,
     names: Sequence[str] = INPUT_NAMES,
     rows: Tensor | None = None,
-    largest_score: float = _USUAL_SCORE,
+    largest_score: float = USUAL_SCORE,
 ) -> list[Comparison]:
     """Output and gradients of `candidate` against `oracle` in fp64, within the error budget set by `plain`.
 
@@ -191,7 +191,7 @@ def compare_ssa(
     scale: float | None = None,
     rows: Tensor | None = None,
     rows_at_a_time: int | None = None,
-    largest_score: float = _USUAL_SCORE,
+    largest_score: float = USUAL_SCORE,
 ) -> list[Comparison]:
     """The whole operator against the fp64 reference on equal selections.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import kernels
 from kernels import BlockLayout, reference
 from kernels import segments as segment_lists
-from kernels.testing import Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
+from kernels.testing import USUAL_SCORE, Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
 from kernels.triton import configs, ops
 from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
 from kernels.triton.segment_backward import common_part
@@ -24,7 +24,7 @@ DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" e
 
 
 def check(
-    layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None, largest_score: float = 2.0
+    layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None, largest_score: float = USUAL_SCORE
 ) -> None:
     blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=topk, scale=scale, impl="triton")
     scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, scale=scale)
@@ -33,9 +33,7 @@ def check(
     def forward(x: Inputs) -> Tensor:
         return kernels.spatial_sparse_attention(*x.tensors(), layout, topk=topk, scale=scale, impl="triton")
 
-    compared = compare_ssa(
-        forward, blocks, inputs, layout, plain="eager", scale=scale, largest_score=largest_score
-    )
+    compared = compare_ssa(forward, blocks, inputs, layout, plain="eager", scale=scale, largest_score=largest_score)
     assert [item for item in compared if not item.passed] == []
 
 
