@@ -22,6 +22,7 @@ from kernels.segments import (
     window_segments,
 )
 from kernels.triton import hopper, select
+from kernels.triton.centred_keys import centred
 from kernels.triton.gradient_terms import branch_gradients, gradient_terms
 from kernels.triton.kept_outputs import in_units, kept_dtype
 from kernels.triton.segment_backward import segment_dq
@@ -321,6 +322,7 @@ def _spatial_sparse_attention(
     """
     q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (q, k, v, k_cmp, v_cmp, gates))
     with _on_device(q):
+        k, k_cmp = centred(k), centred(k_cmp)
         compressed = compressed_segments(cu_seqlens, cu_compression)
         (v, v_cmp), units = in_units(v, v_cmp)
         kept_cmp, lse_cmp = segment_forward(q, k_cmp, v_cmp, compressed, scale)
@@ -399,6 +401,7 @@ def _spatial_sparse_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     do, q, k, v, k_cmp, v_cmp, gates = (x.contiguous() for x in (do, q, k, v, k_cmp, v_cmp, gates))
     with _on_device(q):
+        k, k_cmp = centred(k), centred(k_cmp)  # as in forward, whose LSEs are those of these keys
         kept, lses = (kept_cmp, kept_slc, kept_win), (lse_cmp, lse_slc, lse_win)
         ((do_cmp, cmp_terms), (do_slc, slc_terms), (do_win, win_terms)), dgates = branch_gradients(
             do, kept, units, lses, gates

@@ -13,7 +13,6 @@ from kernels import api, reference, select_blocks
 from kernels.layout import BlockLayout
 from kernels.testing import (
     SELECTION_TOLERANCE,
-    USUAL_SCORE,
     Comparison,
     Inputs,
     a_few_rows_at_a_time,
@@ -43,19 +42,11 @@ def window(x: Inputs, layout: BlockLayout) -> Tensor:
     return api.window_attention(x.q, x.k, x.v, layout, impl="eager")
 
 
-def judge(
-    layout: BlockLayout,
-    candidate: Callable[[Inputs], Tensor],
-    dtype: torch.dtype,
-    *,
-    largest_score: float = USUAL_SCORE,
-) -> dict[str, Comparison]:
+def judge(layout: BlockLayout, candidate: Callable[[Inputs], Tensor], dtype: torch.dtype) -> dict[str, Comparison]:
     """A candidate for window attention; the eager implementation stands for PyTorch and, in fp64, for the oracle."""
     inputs = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=dtype)
     comparisons = compare(
-        *(candidate, lambda x: window(x, layout), lambda x: window(x, layout), inputs),
-        names=("q", "k", "v"),
-        largest_score=largest_score,
+        candidate, lambda x: window(x, layout), lambda x: window(x, layout), inputs, names=("q", "k", "v")
     )
     return {comparison.name: comparison for comparison in comparisons}
 
@@ -70,17 +61,6 @@ def test_another_order_of_summation_passes(layout: BlockLayout, dtype: torch.dty
     comparisons = judge(layout, lambda x: window(replace(x, q=x.q.flip(1)), layout).flip(1), dtype)
     assert list(comparisons) == [f"{name}{row}" for name in ("o", "dq", "dk", "dv") for row in ("", ", worst row")]
     assert failed(comparisons) == set()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, *LOW_PRECISION], ids=str)
-def test_large_scores_leave_fp32_more_open_and_16_bits_hardly(layout: BlockLayout, dtype: torch.dtype) -> None:
-    usual = judge(layout, lambda x: window(x, layout), dtype)
-    large = judge(layout, lambda x: window(x, layout), dtype, largest_score=20.0)
-    for name, comparison in usual.items():
-        more = large[name].budget - comparison.budget
-        rounding = 18 * 2 * torch.finfo(torch.float32).eps  # of scores that are larger by 18
-        assert more == pytest.approx(4 * rounding if name.endswith("worst row") else rounding)
-        assert dtype == torch.float32 or more < 0.02 * comparison.budget
 
 
 def scale_row(o: Tensor) -> Tensor:

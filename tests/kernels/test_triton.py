@@ -13,8 +13,9 @@ from torch import Tensor
 import kernels
 from kernels import BlockLayout, reference
 from kernels import segments as segment_lists
-from kernels.testing import USUAL_SCORE, Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
+from kernels.testing import Inputs, compare, compare_ssa, random_layout, relative_error, selection_errors
 from kernels.triton import configs, ops
+from kernels.triton.centred_keys import centred
 from kernels.triton.configs import KERNEL_NAMES, TileConfig, TunedTable
 from kernels.triton.segment_backward import common_part
 
@@ -23,9 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 
 
-def check(
-    layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None, largest_score: float = USUAL_SCORE
-) -> None:
+def check(layout: BlockLayout, inputs: Inputs, topk: int, scale: float | None = None) -> None:
     blocks = kernels.select_blocks(inputs.q, inputs.k_cmp, layout, topk=topk, scale=scale, impl="triton")
     scores = reference.block_scores(inputs.q.double(), inputs.k_cmp.double(), layout, scale=scale)
     assert selection_errors(blocks, scores) == 0
@@ -33,7 +32,7 @@ def check(
     def forward(x: Inputs) -> Tensor:
         return kernels.spatial_sparse_attention(*x.tensors(), layout, topk=topk, scale=scale, impl="triton")
 
-    compared = compare_ssa(forward, blocks, inputs, layout, plain="eager", scale=scale, largest_score=largest_score)
+    compared = compare_ssa(forward, blocks, inputs, layout, plain="eager", scale=scale)
     assert [item for item in compared if not item.passed] == []
 
 
@@ -105,7 +104,37 @@ def test_scores_above_those_of_the_first_tile(above: int, dtype: torch.dtype) ->
     span = (extreme.q[0, 0].float() @ extreme.k_cmp[:, 0].float().T) * 16**-0.5 * 1.4427
     assert abs(span.max() - span[:16].max() - above) < 1
     with configs.overridden(small_tiles(peeled=True)):
-        check(layout, extreme, topk=3, largest_score=span.max().item() / 1.4427)
+        check(layout, extreme, topk=3)
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_steep_scores_in_fp32(seed: int) -> None:
+    # Without `centred` 14 of 24 drawings were above their budgets, which of them depends on the processor.
+    layout = random_layout([64], device=DEVICE, seed=seed)
+    x = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=torch.float32, device=DEVICE, seed=seed)
+    steep = [4 * torch.linspace(0, 1, rows.shape[0], device=DEVICE)[:, None, None] for rows in (x.k, x.k_cmp)]
+    x = dataclasses.replace(x, q=4 + 0.1 * x.q, k=steep[0] + 0.1 * x.k, k_cmp=steep[1] + 0.1 * x.k_cmp)
+    check(layout, x, topk=3)
+
+
+def test_fp32_keys_are_centred_and_others_are_not() -> None:
+    k = torch.tensor([[[0.0, 1.0]], [[4.0, torch.nan]], [[6.0, 3.0]]])
+    assert torch.equal(centred(k)[..., 0], torch.tensor([[-3.0], [1.0], [3.0]]))
+    assert torch.equal(centred(k)[::2, :, 1], k[::2, :, 1])
+    half = k.half()
+    assert centred(half) is half
+    assert centred(k[:0]).shape == (0, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_key_that_is_not_finite_concerns_its_own_sample_alone(dtype: torch.dtype) -> None:
+    layout = random_layout([20, 23], device=DEVICE)
+    x = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=dtype, device=DEVICE)
+    x.k[:20] = torch.nan
+    x.k_cmp[: int(layout.cu_compression[1])] = torch.nan
+    o = kernels.spatial_sparse_attention(*x.tensors(), layout, topk=2, impl="triton")
+    assert o[:20].isnan().all()
+    assert o[20:].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
