@@ -1,4 +1,6 @@
-"""What every test relies on: the interpreter where there is no GPU, poisoned memory, and no hidden randomness."""
+"""What every test relies on: the interpreter where there is no GPU, with a GPU's order of sums, poisoned memory, and no
+hidden randomness.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 # Makes records_factory importable by all tests.
@@ -16,9 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent / "reports"))
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,6 +44,25 @@ with torch.device("meta"):
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+_product = InterpreterBuilder.create_dot
+
+
+def _product_in_order(self: InterpreterBuilder, a: Any, b: Any, d: Any, *options: Any) -> TensorHandle:
+    if a.data.dtype != np.float32:
+        return _product(self, a, b, d, *options)
+    terms = np.multiply(a.data.T[:, :, None], b.data[:, None, :], order="C")  # [K, M, N]
+    return TensorHandle(np.add.reduce(terms, axis=0) + d.data, d.dtype.scalar)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _fp32_products_in_order() -> Iterator[None]:
+    """In fp32 a GPU adds up a product's terms one after the other, so a score is the same number in every kernel. The
+    BLAS behind the interpreter is free to round it otherwise in backward, by the processor and the sizes of tiles.
+    """
+    with mock.patch.object(InterpreterBuilder, "create_dot", _product_in_order):
+        yield
 
 
 @pytest.fixture(autouse=True)

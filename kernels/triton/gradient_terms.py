@@ -21,10 +21,10 @@ def _store_terms(
     gradient,  # fp32 [BLOCK_H, BLOCK_D]
     kept,  # [N, H, D]
     unit,  # of `kept`
-    lse,  # fp32 [N, H]
+    lse,  # [N, H], in `lse_dtype`
     gates,  # [N, 3], with GATED
     dgates,  # [N, 3], with GATED
-    terms,  # fp32 [N, H, 2]
+    terms,  # [N, H, 2], as lse
     token,
     head,
     mask,
@@ -52,8 +52,8 @@ def _store_terms(
 def _gradient_terms_kernel(
     do,  # [N, H, D]
     kept,  # [N, H, D]; with GATED the compressed branch's
-    lse,  # fp32 [N, H], natural
-    terms,  # fp32 [N, H, 2]
+    lse,  # [N, H], natural, in `lse_dtype`
+    terms,  # [N, H, 2], as lse
     kept_slc,  # these and what follows with GATED
     lse_slc,
     terms_slc,
@@ -86,11 +86,11 @@ def _gradient_terms_kernel(
 
 
 def gradient_terms(do: Tensor, kept: Tensor, unit: Tensor, lse: Tensor) -> Tensor:
-    """fp32 [N, H, 2]: the LSE, natural in fp32 and else in base 2, and delta of one branch.
+    """[N, H, 2] in lse's dtype: the LSE, natural in fp32 and else in base 2, and delta of one branch.
 
     Args:
         do: [N, H, D], the gradient of the branch's output. kept: that output, in `unit` fp32 [1] (`kept_outputs`).
-        lse: natural, fp32 [N, H].
+        lse: natural, [N, H], in `lse_dtype`.
     """
     return _gradient_terms(do, (kept,), unit, (lse,), None, None)[0]
 
@@ -106,20 +106,20 @@ def branch_gradients(
 
     Args:
         do: [N, H, D]. kept: of cmp, slc and win, each [N, H, D]. units: fp32 [2], of v and v_cmp (`kept_outputs`).
-        lses: each natural, fp32 [N, H].
+        lses: each natural, [N, H], in `lse_dtype`.
         gates: [N, 3]; not negative but in fp32.
 
     Returns:
-        Of cmp, slc and win a gradient [N, H, D] and its terms, fp32 [N, H, 2]; and [N, 3] in gates' dtype.
+        Of cmp, slc and win a gradient [N, H, D] and its terms, [N, H, 2]; and [N, 3] in gates' dtype.
     """
     if do.dtype != torch.float32:
         dgates = torch.empty_like(gates)
         return [(do, terms) for terms in _gradient_terms(do, kept, units, lses, gates, dgates)], dgates
-    # In fp32 the rounding of a large LSE is most of the error already, and a gate in it would be another one.
+    # In fp32 the logarithm of a gate would be one more rounding of every probability.
     branches, columns = [], []
     for output, lse, gate in zip(kept, lses, gates.unbind(1), strict=True):
         terms = gradient_terms(do, output, units, lse)  # in fp32 every unit is 1
-        columns.append(terms[:, :, 1].sum(1))
+        columns.append(terms[:, :, 1].sum(1).to(gates.dtype))
         terms[:, :, 1] *= gate[:, None]
         branches.append((do * gate[:, None, None], terms))
     return branches, torch.stack(columns, 1)
@@ -134,7 +134,7 @@ def _gradient_terms(
     dgates: Tensor | None,
 ) -> list[Tensor]:
     num_tokens, heads, head_dim = do.shape
-    terms = [torch.empty(num_tokens, heads, 2, dtype=torch.float32, device=do.device) for _ in kept]
+    terms = [torch.empty(num_tokens, heads, 2, dtype=lse.dtype, device=do.device) for lse in lses]
     if num_tokens:
         branches = [tensor for branch in zip(kept, lses, terms, strict=True) for tensor in branch]
         absent = [None] * (9 - len(branches))

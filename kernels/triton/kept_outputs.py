@@ -108,3 +108,8 @@ def in_units(v: Tensor, v_cmp: Tensor | None = None) -> tuple[list[Tensor], Tens
 def kept_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type of kept outputs, and of values in units, where inputs have `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.float16
+
+
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of an LSE on its way to backward, for inputs of a dtype: see `primitives.probabilities`."""
+    return torch.float64 if dtype == torch.float32 else torch.float32

@@ -24,7 +24,7 @@ from kernels.segments import (
 from kernels.triton import hopper, select
 from kernels.triton.centred_keys import centred
 from kernels.triton.gradient_terms import branch_gradients, gradient_terms
-from kernels.triton.kept_outputs import in_units, kept_dtype
+from kernels.triton.kept_outputs import in_units, kept_dtype, lse_dtype
 from kernels.triton.segment_backward import segment_dq
 from kernels.triton.segment_dkv import segment_dkv
 from kernels.triton.segment_forward import segment_forward
@@ -37,7 +37,9 @@ def compressed_attention(
     q: Tensor, k_cmp: Tensor, v_cmp: Tensor, layout: BlockLayout, *, scale: float
 ) -> tuple[Tensor, Tensor]:
     """o [N, H, D] and its natural-log LSE fp32 [N, H]."""
-    return _segments_op(q, k_cmp, v_cmp, compressed_segments(layout.cu_seqlens, layout.cu_compression), None, scale)
+    segments = compressed_segments(layout.cu_seqlens, layout.cu_compression)
+    o, lse = _segments_op(q, k_cmp, v_cmp, segments, None, scale)
+    return o, lse.float()
 
 
 def select_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, layout: BlockLayout, *, topk: int, scale: float) -> Tensor:
@@ -186,7 +188,7 @@ def _selected_forward(
     `units`, `o` and `branches` as `merge_slots` takes them.
     """
     kept = torch.empty(q.shape, dtype=kept_dtype(q.dtype), device=q.device)
-    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=lse_dtype(q.dtype), device=q.device)
     if hopper.supported(q, k, v):
         v = v.to(q.dtype)  # for the Gluon kernel, once and not once a part
     for part in range(segments.parts):
@@ -211,7 +213,7 @@ def _segment_attention_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         *(q.new_empty(q.shape), q.new_empty(q.shape, dtype=kept_dtype(q.dtype))),
-        *(q.new_empty(q.shape[:2], dtype=torch.float32), q.new_empty(1, dtype=torch.float32)),
+        *(q.new_empty(q.shape[:2], dtype=lse_dtype(q.dtype)), q.new_empty(1, dtype=torch.float32)),
     )
 
 
@@ -329,7 +331,8 @@ def _spatial_sparse_attention(
         window = window_segments(window_order, window_offsets)
         kept_win, lse_win = segment_forward(q, k, v, window, scale)
         block_indices = select.select_blocks(
-            *(q, k_cmp, lse_cmp, cu_seqlens, cu_compression, cu_selection, selection_compression, nested, topk, scale)
+            *(q, k_cmp, lse_cmp.float(), cu_seqlens, cu_compression, cu_selection, selection_compression),
+            *(nested, topk, scale),
         )
         selected = selected_segments(block_indices, selection_offsets, selection_parts(q, topk))
         o = torch.empty_like(q)
@@ -363,7 +366,7 @@ def _spatial_sparse_attention_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_tokens, kv_heads = q.shape[0], k.shape[1]
     kept_cmp, kept_slc, kept_win = (q.new_empty(q.shape, dtype=kept_dtype(q.dtype)) for _ in range(3))
-    lse_cmp, lse_slc, lse_win = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3))
+    lse_cmp, lse_slc, lse_win = (q.new_empty(q.shape[:2], dtype=lse_dtype(q.dtype)) for _ in range(3))
     return (
         *(q.new_empty(q.shape), kept_cmp, kept_slc, kept_win, lse_cmp, lse_slc, lse_win),
         q.new_empty(2, dtype=torch.float32),

@@ -42,6 +42,21 @@ def exponential(difference, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def probabilities(scores, lse, PRECISION: tl.constexpr):
+    """exp(scores - lse), both as `score_factor` says.
+
+    An LSE is as large as the largest score, and rounding it is an error of all of a row's probabilities, where plain
+    softmax has none: the largest score less itself is zero. So fp32 has it in fp64, and takes it off in two parts.
+    """
+    if PRECISION == "ieee":
+        leading = lse.to(tl.float32)
+        p = exponential((scores - leading) - (lse - leading).to(tl.float32), PRECISION)
+    else:
+        p = exponential(scores - lse, PRECISION)
+    return p
+
+
+@triton.jit
 def load_rows(pointer, base, offsets, mask, MASKED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """[R, BLOCK_D]: rows base + offsets of a row-major matrix with D columns; zero where masked or past D.
 
@@ -73,7 +88,9 @@ def store_rows(pointer, base, offsets, values, mask, D: tl.constexpr, BLOCK_D: t
 
 @triton.jit
 def load_terms(terms, base, offsets, mask, MASKED: tl.constexpr):
-    """lse, delta [R] of rows of an [N, H, 2] array; inf and 0 where masked. `mask` and the rest as `load_rows`.
+    """lse, delta [R] of rows of an [N, H, 2] array; where masked, 0 and an LSE that makes every probability zero.
+
+    `mask` and the rest as `load_rows`.
 
     Both numbers in one load: vectors of fewer elements than threads are copied to shared memory by every thread.
     """
@@ -81,10 +98,11 @@ def load_terms(terms, base, offsets, mask, MASKED: tl.constexpr):
     pointers = terms + base * 2 + (offsets[:, None] * 2 + column)
     if MASKED:
         pairs = tl.load(pointers, mask=mask[:, None], other=0.0)
-        pairs = tl.where(mask[:, None] | (column == 1), pairs, float("inf"))
+        pairs = tl.where(mask[:, None] | (column == 1), pairs, 1e38)
     else:
         pairs = tl.load(pointers)
-    return tl.split(pairs)
+    lse, delta = tl.split(pairs)
+    return lse, delta.to(tl.float32)
 
 
 @triton.jit

@@ -22,11 +22,11 @@ from kernels.segments import Segments
 from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.primitives import (
-    exponential,
     key_rows,
     load_rows,
     load_terms,
     load_tile,
+    probabilities,
     query_rows,
     score_factor,
     slot_rows,
@@ -42,7 +42,7 @@ def _query_gradient(
     do_tile,  # [BLOCK_M, BLOCK_D]
     k_tile,  # [BLOCK_N, BLOCK_D]
     v_tile,  # [BLOCK_N, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], as `score_factor` says
+    row_lse,  # [BLOCK_M], as `score_factor` says
     row_delta,  # fp32 [BLOCK_M]
     accumulator,  # fp32 [BLOCK_M, BLOCK_D]
     factor,
@@ -52,7 +52,7 @@ def _query_gradient(
 ):
     scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
-    p = exponential(scores * factor - row_lse[:, None], PRECISION)
+    p = probabilities(scores * factor, row_lse[:, None], PRECISION)
     if MASKED:  # masked keys have k = v = 0, but p = exp2(-lse) may overflow there
         p = tl.where(key_mask[None, :], p, 0.0)
     ds = p * (dp - row_delta[:, None])
@@ -65,7 +65,7 @@ def _segment_dq_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: LSE and delta
+    terms,  # [N, H, 2]: LSE and delta, in `lse_dtype`
     dq,  # [slots of the lists, H, D]
     query_slots,  # int32 [C, list_length]
     key_index,  # int32 [K]

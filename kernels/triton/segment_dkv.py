@@ -17,11 +17,11 @@ from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
 from kernels.triton.long_lists import CHUNK_FIELDS, add_chunks, long_lists
 from kernels.triton.primitives import (
-    exponential,
     key_rows,
     load_rows,
     load_terms,
     load_tile,
+    probabilities,
     query_rows,
     score_factor,
     store_rows,
@@ -45,7 +45,7 @@ def _key_gradients(
     v_tile,  # [BLOCK_N, BLOCK_D]
     q_tile,  # [BLOCK_M, BLOCK_D]
     do_tile,  # [BLOCK_M, BLOCK_D]
-    row_lse,  # fp32 [BLOCK_M], as `score_factor` says; inf where masked, which makes p zero
+    row_lse,  # [BLOCK_M], as `score_factor` says; where masked it makes p zero
     row_delta,  # fp32 [BLOCK_M]
     dk_tile,  # fp32 [BLOCK_N, BLOCK_D]
     dv_tile,  # fp32 [BLOCK_N, BLOCK_D]
@@ -54,7 +54,7 @@ def _key_gradients(
 ):
     scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
     dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=PRECISION)
-    p = exponential(scores * factor - row_lse[None, :], PRECISION)
+    p = probabilities(scores * factor, row_lse[None, :], PRECISION)
     dv_tile = tl.dot(p.to(do_tile.dtype), do_tile, dv_tile, input_precision=PRECISION)
     ds = p * (dp - row_delta[None, :])
     dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
@@ -142,7 +142,7 @@ def _segment_dkv_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     do,  # [N, H, D]
-    terms,  # fp32 [N, H, 2]: LSE and delta
+    terms,  # [N, H, 2]: LSE and delta, in `lse_dtype`
     dk,  # fp32 [shares, K, Hkv, D]; CHUNKS: [room, BLOCK_N, Hkv, D]
     dv,  # as dk
     query_slots,  # int32 [C, list_length]

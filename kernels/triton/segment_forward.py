@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.segments import Segments
 from kernels.triton import hopper
 from kernels.triton.configs import padded, segment_config
-from kernels.triton.kept_outputs import kept_dtype
+from kernels.triton.kept_outputs import kept_dtype, lse_dtype
 from kernels.triton.primitives import (
     LN2,
     exponential,
@@ -144,7 +144,7 @@ def _segment_forward_kernel(
     k,  # [K, Hkv, D]
     v,  # [K, Hkv, D]
     kept,  # [slots of the lists, H, D]
-    lse,  # fp32 [slots of the lists, H]
+    lse,  # [slots of the lists, H], in `lse_dtype`
     o,  # None, or as `kept`
     unit,  # fp32 [1], with o
     query_slots,  # int32 [C, list_length]
@@ -222,14 +222,14 @@ def _segment_forward_kernel(
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
+    lse_rows = lse + base + offsets
+    if PRECISION == "ieee":  # before the result: after it the numbers in fp64 would be the registers too many
+        tl.store(lse_rows, reference.to(tl.float64) + tl.log2(total).to(tl.float64) * LN2, mask=mask)
     result = accumulator * (1.0 / total)[:, None]
     store_rows(kept, base, offsets, result, mask, D, BLOCK_D)
     if o is not None:
         store_rows(o, base, offsets, result * tl.load(unit), mask, D, BLOCK_D)
-    lse_rows = lse + base + offsets
-    if PRECISION == "ieee":
-        tl.store(lse_rows, reference + tl.log2(total) * LN2, mask=mask)
-    else:
+    if PRECISION != "ieee":
         tl.store(lse_rows, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
@@ -250,15 +250,15 @@ def segment_forward(
             fp32 [1].
 
     Returns:
-        The output as it is kept (`kept_outputs`) [slots of the part, H, D], and natural-log LSE fp32
-        [slots of the part, H]. Slots that no segment lists are left unwritten.
+        The output as it is kept (`kept_outputs`) [slots of the part, H, D], and natural-log LSE in
+        `lse_dtype` [slots of the part, H]. Slots that no segment lists are left unwritten.
     """
     _, heads, head_dim = q.shape
     kv_heads = k.shape[1]
     config = segment_config("forward", segments, q)
     first, last = segments.slot_range(part, q.shape[0])
     kept = torch.empty(last - first, heads, head_dim, dtype=kept_dtype(q.dtype), device=q.device)
-    lse = torch.empty(last - first, heads, dtype=torch.float32, device=q.device)
+    lse = torch.empty(last - first, heads, dtype=lse_dtype(q.dtype), device=q.device)
     if last == first:
         return kept, lse
     if segments.query_slots is not None and segments.key_index is None and hopper.supported(q, k, v):

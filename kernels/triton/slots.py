@@ -16,11 +16,11 @@ from kernels.triton.primitives import LN2, LOG2E, load_rows, store_rows
 @triton.jit(do_not_specialize=["first_token", "num_tokens"])
 def _merge_slots_kernel(
     part,  # [tokens of the part, S, H, D], in the first unit
-    part_lse,  # fp32 [tokens of the part, S, H]
+    part_lse,  # [tokens of the part, S, H], in `lse_dtype`
     block_indices,  # int32 [Hkv, N, S]
     units,  # fp32 [1], or [2]: of v and v_cmp
     kept,  # [N, H, D], in the first unit
-    lse,  # fp32 [N, H]
+    lse,  # [N, H], in `lse_dtype`
     o,  # [N, H, D]
     kept_cmp,  # [N, H, D], with GATED, in the second unit
     kept_win,  # in the first
@@ -43,7 +43,7 @@ def _merge_slots_kernel(
     choice = block_indices + ((head // G).to(tl.int64) * num_tokens + token) * S
     row = token * H
 
-    largest = tl.full([BLOCK_H], -float("inf"), tl.float32)
+    largest = tl.full([BLOCK_H], -float("inf"), part_lse.dtype.element_ty)
     for slot in range(S):
         used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
         slot_lse = tl.load(part_lse + (local_token * S + slot) * H + head, mask=used, other=-float("inf"))
@@ -56,7 +56,7 @@ def _merge_slots_kernel(
         used = head_mask & (tl.load(choice + slot, mask=head_mask, other=-1) >= 0)
         slot_row = (local_token * S + slot) * H
         slot_lse = tl.load(part_lse + slot_row + head, mask=used, other=-float("inf"))
-        weight = tl.exp2((slot_lse - reference) * LOG2E)
+        weight = tl.exp2(((slot_lse - reference) * LOG2E).to(tl.float32))
         total += weight
         accumulator += weight[:, None] * load_rows(part, slot_row, head, used, True, D, BLOCK_D).to(tl.float32)
     divisor = tl.where(total == 0.0, 1.0, total)
@@ -122,11 +122,11 @@ def merge_slots(
     """Merge the slots of a range of tokens by their LSE into `kept`, `lse` and `o`.
 
     Args:
-        part: [tokens * S, H, D], kept outputs of slots. part_lse: fp32 [tokens * S, H].
+        part: [tokens * S, H, D], kept outputs of slots. part_lse: [tokens * S, H], in `lse_dtype`.
         block_indices: int32 [Hkv, N, S]; -1 marks unused slots.
         tokens: first and last + 1 token of the range.
         units: fp32 [1], of v; with `branches` [2], of v and v_cmp (`kept_outputs`).
-        kept: [N, H, D]. lse: fp32 [N, H], -inf for a token without a block. o: [N, H, D], the merged output.
+        kept: [N, H, D]. lse: [N, H], in `lse_dtype`, -inf for a token without a block. o: [N, H, D], the merged output.
         branches: kept outputs of cmp and win [N, H, D], and gates [N, 3]: o becomes the gated sum of all three.
     """
     kv_heads, num_tokens, slots = block_indices.shape
