@@ -145,11 +145,12 @@ def _segment_dq_kernel(
 def common_part(k: Tensor) -> Tensor:
     """[Hkv, D]: the mean of keys k [K, Hkv, D]; zero where they deviate by more than twice as much.
 
-    Taking off less gains nothing, and costs every key a rounding.
+    Taking off less gains nothing, and costs every key a rounding. Zero too where a key is not finite: such a key
+    concerns its own sample alone.
     """
     # Means of rows: reducing the first dimension of a few columns takes the device ten times longer.
     deviation, mean = torch.std_mean(k.permute(1, 2, 0).contiguous(), 2, correction=0)
-    return mean * (mean.abs() > deviation / 2)
+    return torch.where(mean.abs() > deviation / 2, mean, 0.0)
 
 
 def segment_dq(

@@ -130,11 +130,16 @@ def test_fp32_keys_are_centred_and_others_are_not() -> None:
 def test_a_key_that_is_not_finite_concerns_its_own_sample_alone(dtype: torch.dtype) -> None:
     layout = random_layout([20, 23], device=DEVICE)
     x = Inputs.random(layout, heads=2, kv_heads=1, head_dim=16, dtype=dtype, device=DEVICE)
+    blocks = int(layout.cu_compression[1])
     x.k[:20] = torch.nan
-    x.k_cmp[: int(layout.cu_compression[1])] = torch.nan
-    o = kernels.spatial_sparse_attention(*x.tensors(), layout, topk=2, impl="triton")
+    x.k_cmp[:blocks] = torch.nan
+    leaves = x.leaves()
+    o = kernels.spatial_sparse_attention(*leaves.tensors(), layout, topk=2, impl="triton")
+    grads = torch.autograd.grad(o, leaves.tensors(), torch.ones_like(o))
     assert o[:20].isnan().all()
     assert o[20:].isfinite().all()
+    for grad, first in zip(grads, (20, 20, 20, blocks, blocks, 20), strict=True):
+        assert grad[first:].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
