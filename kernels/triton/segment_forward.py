@@ -283,6 +283,7 @@ def segment_constants(q: Tensor, k: Tensor, segments: Segments) -> dict[str, int
     """The compile-time arguments that the segment kernels have in common."""
     _, heads, head_dim = q.shape
     kv_heads = k.shape[1]
+    gathered = segments.query_slots is not None or segments.key_index is not None
     return {
         "KV_HEADS": kv_heads,
         "G": heads // kv_heads,
@@ -292,7 +293,7 @@ def segment_constants(q: Tensor, k: Tensor, segments: Segments) -> dict[str, int
         "HAS_SLOTS": segments.query_slots is not None,
         "HAS_KEY_INDEX": segments.key_index is not None,
         # Partial results by slot are smaller: `kernels.segments` bounds their bytes.
-        "WIDE": q.numel() >= _WIDE_ELEMENTS,
+        "WIDE": gathered and q.numel() >= _WIDE_ELEMENTS,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
         "BLOCK_G": padded(heads // kv_heads),
         "BLOCK_D": padded(head_dim),
