@@ -222,15 +222,15 @@ def _segment_forward_kernel(
 
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
-    lse_rows = lse + base + offsets
     if PRECISION == "ieee":  # before the result: after it the numbers in fp64 would be the registers too many
-        tl.store(lse_rows, reference.to(tl.float64) + tl.log2(total).to(tl.float64) * LN2, mask=mask)
+        natural = reference.to(tl.float64) + tl.log2(total).to(tl.float64) * LN2
+        tl.store(lse + base + offsets, natural, mask=mask)
     result = accumulator * (1.0 / total)[:, None]
     store_rows(kept, base, offsets, result, mask, D, BLOCK_D)
     if o is not None:
         store_rows(o, base, offsets, result * tl.load(unit), mask, D, BLOCK_D)
     if PRECISION != "ieee":
-        tl.store(lse_rows, (reference + tl.log2(total)) * LN2, mask=mask)
+        tl.store(lse + base + offsets, (reference + tl.log2(total)) * LN2, mask=mask)
 
 
 def segment_forward(
