@@ -223,8 +223,8 @@ def _segment_forward_kernel(
     if HAS_SLOTS:
         offsets = slot_rows(query_slots, first, first_slot, mask, WIDE, KV_HEADS * G, BLOCK_G, BLOCK_M)
     if PRECISION == "ieee":  # before the result: after it the numbers in fp64 would be the registers too many
-        natural = reference.to(tl.float64) + tl.log2(total).to(tl.float64) * LN2
-        tl.store(lse + base + offsets, natural, mask=mask)
+        lse_rows = lse + base + offsets
+        tl.store(lse_rows, reference.to(tl.float64) + tl.log2(total).to(tl.float64) * LN2, mask=mask)
     result = accumulator * (1.0 / total)[:, None]
     store_rows(kept, base, offsets, result, mask, D, BLOCK_D)
     if o is not None:
