@@ -87,8 +87,11 @@ def test_segments_of_several_tiles(
         check(layout, inputs, topk)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("above", [12, 20, 26, 65])
+@pytest.mark.parametrize(
+    ("above", "dtype"),
+    [(a, d) for d in DTYPES for a in ((12, 20, 65) if d == torch.float32 else (20, 26, 65))],
+    ids=str,
+)
 def test_scores_above_those_of_the_first_tile(above: int, dtype: torch.dtype) -> None:
     # The softmax refers to the first tile's largest score. What exceeds it by 23 in base 2, in fp32 by 15, is computed
     # again.
