@@ -14,7 +14,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,8 @@ DIRECTIONS: tuple[Pass, ...] = ("fwd", "bwd", "fwd_bwd")
 DIRECTION_NAMES: dict[Pass, str] = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
 BRANCHES: tuple[Stage, ...] = ("cmp", "select", "slc", "win")
 _OFF_SCALE = 10.0  # times the subject's time
+# What of an environment makes times incomparable, besides the device.
+_INSTALLATION = {"driver": "driver", "torch": "PyTorch", "triton": "Triton", "python": "Python"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Study:
     seed: int
     records: tuple[Record, ...]  # the newest of each measurement
     superseded: int  # older ones left out
+    installation: str = ""  # how it differs from that of a study of the same problem on the same device
 
     @property
     def name(self) -> str:
@@ -73,8 +76,9 @@ class Study:
     def particulars(self) -> str:
         """What else tells the study from the others of a report."""
         seed = f", seed {self.seed}" if self.seed else ""
-        device = self.environment.device
-        return f"compression blocks {self.shape.compression_block}³, {self.shape.dtype}{seed}, {device}"
+        installation = f", {self.installation}" if self.installation else ""
+        blocks, dtype = f"compression blocks {self.shape.compression_block}³", self.shape.dtype
+        return f"{blocks}, {dtype}{seed}, {self.environment.device}{installation}"
 
     @property
     def slug(self) -> str:
@@ -316,7 +320,22 @@ def group(records: Iterable[Record]) -> list[Study]:
                 superseded=len(members) - len(current),
             )
         )
-    return studies
+    return _told_apart(studies)
+
+
+def _told_apart(studies: Sequence[Study]) -> list[Study]:
+    """Studies that would be called alike, each with what differs between their installations."""
+    alike: dict[tuple[str, str], list[Environment]] = defaultdict(list)
+    for study in studies:
+        alike[study.name, study.particulars].append(study.environment)
+
+    def installation(study: Study) -> str:
+        environments = alike[study.name, study.particulars]
+        differing = [field for field in _INSTALLATION if len({getattr(one, field) for one in environments}) > 1]
+        values = {_INSTALLATION[field]: getattr(study.environment, field) for field in differing}
+        return ", ".join(f"{name} {value}" if value else f"no {name}" for name, value in values.items())
+
+    return [replace(study, installation=installation(study)) for study in studies]
 
 
 def _key(record: Record, shape: Shape) -> tuple[object, ...]:

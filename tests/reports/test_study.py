@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records_factory import CPU, SHAPE, correctness, cpu_sweep, gpu_sweep, law, missing, timed, workload
+from records_factory import CPU, GPU, SHAPE, correctness, cpu_sweep, gpu_sweep, law, missing, timed, workload
 
 from bench.records import Record, TensorError
 from reports.study import group, worst_error_ratio
@@ -23,6 +23,25 @@ def test_only_comparable_records_share_a_study() -> None:
     studies = group([base, *others, same])
     assert [study.number for study in studies] == [1, 2, 3, 4, 5]
     assert studies[0].tokens == [8192, 16384]
+
+
+def test_studies_that_differ_by_a_version_alone_are_called_by_it() -> None:
+    newer = GPU.model_copy(update={"triton": "3.9.0", "fingerprint": "another"})
+    without = GPU.model_copy(update={"triton": None, "fingerprint": "a third"})
+    here, there, nowhere, other = group(
+        [
+            timed("ssa-triton", 8192, "fwd", 1.0),
+            timed("ssa-triton", 8192, "fwd", 2.0, environment=newer),
+            timed("ssa-eager", 8192, "fwd", 2.0, environment=without),
+            timed("ssa-triton", 8192, "fwd", 2.0, environment=newer, workload=workload(8192, name="sphere")),
+        ]
+    )
+    assert [study.particulars.removeprefix(other.particulars) for study in (here, there, nowhere)] == [
+        f", Triton {GPU.triton}",
+        ", Triton 3.9.0",
+        ", no Triton",
+    ]
+    assert other.particulars.endswith(GPU.device)
 
 
 def captured(tokens: int, digest: str, ms: float = 1.0) -> Record:
