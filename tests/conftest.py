@@ -27,6 +27,8 @@ from torch import Tensor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Begun last, a long test would keep one process busy while the others have nothing left to take from it.
+    items.sort(key=lambda item: "slow" not in item.keywords)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
