@@ -76,9 +76,12 @@ class Study:
     def particulars(self) -> str:
         """What else tells the study from the others of a report."""
         seed = f", seed {self.seed}" if self.seed else ""
-        installation = f", {self.installation}" if self.installation else ""
-        blocks, dtype = f"compression blocks {self.shape.compression_block}³", self.shape.dtype
-        return f"{blocks}, {dtype}{seed}, {self.environment.device}{installation}"
+        return f"compression blocks {self.shape.compression_block}³, {self.shape.dtype}{seed}, {self.machine}"
+
+    @property
+    def machine(self) -> str:
+        """The device, and what else of the environment tells the study from another."""
+        return ", ".join(filter(None, [self.environment.device, self.installation]))
 
     @property
     def slug(self) -> str:
@@ -93,7 +96,7 @@ class Study:
     @property
     def tags(self) -> dict[str, str]:
         """What filters know it by."""
-        return problem_tags(self.shape, self.workload) | {"device": self.environment.device}
+        return problem_tags(self.shape, self.workload) | {"device": self.machine}
 
     @cached_property
     def _index(self) -> dict[tuple[str, Stage, Pass, int], Record]:

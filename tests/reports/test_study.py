@@ -42,6 +42,7 @@ def test_studies_that_differ_by_a_version_alone_are_called_by_it() -> None:
         ", no Triton",
     ]
     assert other.particulars.endswith(GPU.device)
+    assert [study.tags["device"] for study in (there, other)] == [f"{GPU.device}, Triton 3.9.0", GPU.device]
 
 
 def captured(tokens: int, digest: str, ms: float = 1.0) -> Record:
