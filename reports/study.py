@@ -26,7 +26,7 @@ DIRECTIONS: tuple[Pass, ...] = ("fwd", "bwd", "fwd_bwd")
 DIRECTION_NAMES: dict[Pass, str] = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
 BRANCHES: tuple[Stage, ...] = ("cmp", "select", "slc", "win")
 _OFF_SCALE = 10.0  # times the subject's time
-# What of an environment makes times incomparable, besides the device.
+# Versions that times of two installations cannot be compared across.
 _INSTALLATION = {"driver": "driver", "torch": "PyTorch", "triton": "Triton", "python": "Python"}
 
 
